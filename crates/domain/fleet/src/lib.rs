@@ -1,0 +1,4 @@
+//! Runs replicas: desired to actual.
+
+pub mod ports;
+pub mod workload;

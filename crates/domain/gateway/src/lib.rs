@@ -1,0 +1,3 @@
+//! The data plane: `listener -> router -> policies -> balancer -> upstream -> record`.
+
+pub mod config;
