@@ -45,7 +45,7 @@ pub struct AccessLog {
 /// How a line of the access log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Nothing is written.
+    /// Nothing is written; the default, as with Envoy, Traefik and Caddy.
     Off,
     /// Words for a person.
     Text,
@@ -281,7 +281,7 @@ impl Default for Retry {
 impl Default for AccessLog {
     fn default() -> Self {
         Self {
-            format: LogFormat::Text,
+            format: LogFormat::Off,
             path: None,
         }
     }
