@@ -57,7 +57,7 @@ pub fn start(
     settings: Settings,
     control: Arc<dyn Control>,
 ) -> std::io::Result<SocketAddr> {
-    let service = router(settings, control).layer(axum::Extension(tasks.stop_signal()));
+    let service = router(settings, control);
     serve(tasks, "console", listener, Limits::default(), service)
 }
 

@@ -62,7 +62,8 @@ impl Default for Limits {
 pub struct Peer(pub SocketAddr);
 
 /// Serves `service` (an axum `Router`, or any tower service) on `listener` until
-/// `tasks` stop. Gives the address that it listens on.
+/// `tasks` stop. Gives the address that it listens on. Each request has its
+/// [`Peer`] and the server's [`Stop`] among its extensions.
 ///
 /// # Errors
 /// When the listener cannot be handed to the runtime.
@@ -152,8 +153,11 @@ async fn connection<S, B>(
         debug!(%error, "connection is gone already");
         return;
     }
+    let told = stop.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        // An answer that never ends by itself (a watch) must end with the server.
+        request.extensions_mut().insert(told.clone());
         service.clone().oneshot(request)
     });
     let served = http1::Builder::new()
