@@ -1,5 +1,33 @@
 //! Instances register, renew, are checked and found.
+//!
+//! One owner task holds all of it: [`Registry`] is a handle that sends it events
+//! and reads the [`atoll_model::Catalog`] that it publishes. `state.rs` is the
+//! heart, a synchronous machine that is given `now`; `owner.rs` feeds it, `probe.rs`
+//! asks the instances, `writer.rs` makes registrations durable through a
+//! [`Journal`]. It knows no protocol: Eureka, Consul and the admin API translate.
 
+mod error;
+mod history;
+mod journal;
+mod owner;
+mod probe;
+mod record;
 mod registration;
+mod registry;
+mod report;
+mod schedule;
+mod state;
+mod stored;
+mod verdict;
+mod watch;
+mod writer;
 
+pub use error::RegistryError;
+pub use history::Change;
+pub use journal::{Entry, Journal, JournalError, Kept, Memory, Pending};
 pub use registration::{Registration, Source};
+pub use registry::{Registry, Settings};
+pub use report::{CheckReport, Detail, LastAnswer};
+pub use state::Word;
+pub use verdict::Outcome;
+pub use watch::{Watch, WatchEvent};

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::{Address, Check, Health, InstanceId, ServiceName};
+use atoll_model::{Address, Check, Health, InstanceId, Probe, ServiceName};
+
+use crate::RegistryError;
 
 /// A request to register, or to register again, one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,4 +41,95 @@ pub enum Source {
     Fleet,
     /// The config file's `endpoints`. Not kept over a restart of Atoll.
     Config,
+}
+
+/// Tags of one instance.
+const TAGS_MAX: usize = 64;
+/// Bytes of all tags and metadata of one instance. The promise of 100,000
+/// instances in 300 MB leaves 3 KB for each; few come near this.
+const LABEL_BYTES_MAX: usize = 32 * 1024;
+/// Checks of one instance.
+const CHECKS_MAX: usize = 16;
+/// Shortest pause between two checks: less would be load, not care.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Longest lease or pause: beyond a year somebody mixed up units.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Registration {
+    /// A registration with one share of the requests, no lease, no check, passing
+    /// by its own word.
+    pub fn new(service: ServiceName, id: InstanceId, address: Address, source: Source) -> Self {
+        Self {
+            service,
+            id,
+            address,
+            weight: 1,
+            tags: Vec::new(),
+            metadata: BTreeMap::new(),
+            lease: None,
+            checks: Vec::new(),
+            health: Health::Passing,
+            source,
+        }
+    }
+
+    /// What could never work is refused before it changes anything.
+    pub(crate) fn validate(&self) -> Result<(), RegistryError> {
+        let refuse = |field, reason: String| Err(RegistryError::Invalid { field, reason });
+        if self.tags.len() > TAGS_MAX {
+            return refuse(
+                "tags",
+                format!("at most {TAGS_MAX}, not {}", self.tags.len()),
+            );
+        }
+        let labels = self.tags.iter().map(String::len).sum::<usize>()
+            + self
+                .metadata
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum::<usize>();
+        if labels > LABEL_BYTES_MAX {
+            return refuse(
+                "metadata",
+                format!("at most {LABEL_BYTES_MAX} bytes with the tags, not {labels}"),
+            );
+        }
+        if let Some(lease) = self.lease
+            && (lease.is_zero() || lease > DURATION_MAX)
+        {
+            return refuse("lease", "between 1 ms and 366 days".to_owned());
+        }
+        if self.checks.len() > CHECKS_MAX {
+            return refuse(
+                "checks",
+                format!("at most {CHECKS_MAX}, not {}", self.checks.len()),
+            );
+        }
+        self.checks.iter().try_for_each(validate_check)
+    }
+}
+
+fn validate_check(check: &Check) -> Result<(), RegistryError> {
+    let refuse = |field, reason: String| Err(RegistryError::Invalid { field, reason });
+    if let Probe::Http { path } = &check.probe
+        && (!path.starts_with('/') || path.bytes().any(|b| b <= b' ' || b == 0x7f))
+    {
+        return refuse(
+            "checks.http.path",
+            format!("`{path}` must begin with `/` and hold no spaces"),
+        );
+    }
+    for (field, value) in [
+        ("checks.interval", check.interval),
+        ("checks.start_interval", check.start_interval),
+        ("checks.timeout", check.timeout),
+    ] {
+        if value < INTERVAL_MIN || value > DURATION_MAX {
+            return refuse(
+                field,
+                format!("between {} ms and 366 days", INTERVAL_MIN.as_millis()),
+            );
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,81 @@
+//! What the registry tells a person about one instance beyond the catalogue.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_model::{Health, Instance, Probe};
+
+use crate::record::Record;
+use crate::{Outcome, Source};
+
+/// All that is known of one instance.
+#[derive(Clone, Debug)]
+pub struct Detail {
+    /// As it stands in the catalogue.
+    pub instance: Arc<Instance>,
+    /// Who registered it.
+    pub source: Source,
+    /// How long it is believed without a renewal.
+    pub lease: Option<Duration>,
+    /// What is left of that.
+    pub expires_in: Option<Duration>,
+    /// Its checks, in the order of the registration.
+    pub checks: Vec<CheckReport>,
+}
+
+/// One check of one instance and how it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckReport {
+    /// How it is asked.
+    pub probe: Probe,
+    /// What its answers amount to.
+    pub health: Health,
+    /// How long that has been so.
+    pub since: Duration,
+    /// Good answers in a row.
+    pub successes: u32,
+    /// Bad answers in a row.
+    pub failures: u32,
+    /// What the last answer said, at most 4 KiB.
+    pub output: String,
+    /// The last answer; `None` before the first.
+    pub last: Option<LastAnswer>,
+}
+
+/// When and how a check was last answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastAnswer {
+    /// How long ago.
+    pub ago: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// What it was.
+    pub outcome: Outcome,
+}
+
+impl Detail {
+    pub(crate) fn of(record: &Record, now: Instant) -> Self {
+        let checks = record.checks.iter().map(|checked| CheckReport {
+            probe: checked.check.probe.clone(),
+            health: checked.verdict.health,
+            since: now.saturating_duration_since(checked.verdict.since),
+            successes: checked.verdict.successes,
+            failures: checked.verdict.failures,
+            output: checked.output.to_string(),
+            last: checked.answered.map(|answered| LastAnswer {
+                ago: now.saturating_duration_since(answered.at),
+                took: answered.took,
+                outcome: answered.outcome,
+            }),
+        });
+        Self {
+            instance: Arc::clone(&record.instance),
+            source: record.source,
+            lease: record.lease,
+            expires_in: record
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(now)),
+            checks: checks.collect(),
+        }
+    }
+}

@@ -1,0 +1,594 @@
+//! All that the registry knows, as a synchronous machine that is given `now`.
+//!
+//! [`State::step`] takes one event in; [`State::publish`] then makes one catalogue
+//! of all that changed since the last, however many events that were, and
+//! [`State::take_effects`] says what the world has to do: keep entries, ask
+//! instances. What has not changed is shared with the catalogue before.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_model::{Address, Catalog, Health, InstanceId, Probe, Revision, ServiceName};
+use atoll_runtime::Random;
+use tracing::info;
+
+use crate::history::History;
+use crate::record::{Answered, Checked, OUTPUT_BYTES_MAX, Own, Record, cut};
+use crate::schedule::{Schedule, Target};
+use crate::stored::{self, Stored};
+use crate::verdict::Verdict;
+use crate::{Change, Entry, Outcome, Registration, RegistryError, Settings, Source};
+
+/// Revisions that are reserved on disk at a time, so that a restart goes on above
+/// every revision that was ever shown, without a write for each.
+const REVISIONS_RESERVED: u64 = 1_000_000;
+
+/// When a wake-up comes this late, the whole process was stopped (a paused virtual
+/// machine, SIGSTOP), and silence in that time is not the instances' fault.
+const STALL: Duration = Duration::from_secs(5);
+
+/// What happens to the registry.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Register(Box<Registration>),
+    Renew {
+        service: ServiceName,
+        id: InstanceId,
+    },
+    Deregister {
+        service: ServiceName,
+        id: InstanceId,
+        by: Source,
+    },
+    Drain {
+        service: ServiceName,
+        id: InstanceId,
+        draining: bool,
+    },
+    Report {
+        service: ServiceName,
+        id: InstanceId,
+        word: Word,
+    },
+    /// A probe came back.
+    Answer(Answer),
+    /// Time has passed: leases end and checks are due.
+    Tick,
+}
+
+/// What is said of an instance's health by somebody, not by a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// What it says itself; with checks the worse of both counts.
+    Own {
+        /// How it feels.
+        health: Health,
+        /// Why, in a few words.
+        note: String,
+    },
+    /// An administrator's word, which wins over checks and over its own (Eureka's
+    /// status override); `None` takes it back.
+    Forced(Option<Health>),
+}
+
+/// A question to be put to an instance.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) target: Target,
+    pub(crate) address: Address,
+    pub(crate) probe: Probe,
+    pub(crate) timeout: Duration,
+}
+
+/// What came of a [`Question`].
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) target: Target,
+    pub(crate) outcome: Outcome,
+    pub(crate) output: String,
+    pub(crate) took: Duration,
+}
+
+/// What the world has to do after some steps.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) questions: Vec<Question>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    settings: Settings,
+    services: BTreeMap<ServiceName, BTreeMap<InstanceId, Record>>,
+    count: usize,
+    catalog: Arc<Catalog>,
+    history: History,
+    /// Instances that differ from `catalog`.
+    changed: BTreeSet<(ServiceName, InstanceId)>,
+    leases: BinaryHeap<Reverse<Lease>>,
+    schedule: Schedule,
+    /// Questions that are out.
+    asking: usize,
+    /// The stamp of the next incarnation.
+    stamp: u64,
+    /// Revisions below it may be used without another write.
+    ceiling: Revision,
+    /// When the next tick was due, as [`State::next_wake`] told.
+    planned: Option<Instant>,
+    /// Nothing is expired before this instant.
+    mercy: Instant,
+    effects: Effects,
+}
+
+/// An entry in the queue of deadlines. A renewal does not move it: when its time
+/// has come, the record tells whether the lease goes on.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lease {
+    at: Instant,
+    stamp: u64,
+    service: ServiceName,
+    id: InstanceId,
+}
+
+impl State {
+    /// An empty registry whose first revision comes after `floor`.
+    pub(crate) fn new(settings: Settings, floor: Revision, random: Random, now: Instant) -> Self {
+        let mut state = Self {
+            settings,
+            services: BTreeMap::new(),
+            count: 0,
+            catalog: Arc::new(Catalog {
+                revision: floor,
+                services: BTreeMap::new(),
+            }),
+            history: History::new(floor),
+            changed: BTreeSet::new(),
+            leases: BinaryHeap::new(),
+            schedule: Schedule::new(random, now),
+            asking: 0,
+            stamp: 0,
+            ceiling: floor,
+            planned: None,
+            mercy: now,
+            effects: Effects::default(),
+        };
+        state.reserve_revisions();
+        state
+    }
+
+    /// Takes in an instance that was registered before a restart: with its last
+    /// health, to be asked again soon, and with at least the grace period to renew.
+    pub(crate) fn restore(&mut self, stored: Stored, now: Instant) {
+        let Some((registration, health, words)) = stored.into_parts() else {
+            debug_assert!(false, "what was loaded had been checked");
+            return;
+        };
+        let mut record = Record::new(registration, self.next_stamp(), now);
+        // Draining is never what a check said; it is told by the words.
+        let standing = match health {
+            Health::Draining => Health::Starting,
+            standing => standing,
+        };
+        for checked in &mut record.checks {
+            let verdict = Verdict::restored(standing, now);
+            *checked = Checked::new(checked.check.clone(), verdict);
+        }
+        record.own = words.own;
+        record.forced = words.forced;
+        record.draining = words.draining;
+        record.deadline = record
+            .lease
+            .map(|lease| now + lease.max(self.settings.grace));
+        record.refresh();
+        for (index, checked) in record.checks.iter().enumerate() {
+            let target = target_of(&record, index);
+            self.schedule.restored(target, &checked.check, now);
+        }
+        self.insert(record);
+    }
+
+    /// Takes one event in.
+    pub(crate) fn step(&mut self, event: Event, now: Instant) -> Result<(), RegistryError> {
+        match event {
+            Event::Register(registration) => self.register(*registration, now),
+            Event::Renew { service, id } => {
+                let record = find(&mut self.services, &service, &id)?;
+                record.deadline = record.lease.map(|lease| now + lease);
+                Ok(())
+            }
+            Event::Deregister { service, id, by } => {
+                let record = find(&mut self.services, &service, &id)?;
+                allow(record, by)?;
+                self.remove(&service, &id);
+                Ok(())
+            }
+            Event::Drain {
+                service,
+                id,
+                draining,
+            } => self.amend(&service, &id, |record| record.draining = draining),
+            Event::Report { service, id, word } => self.amend(&service, &id, |record| match word {
+                Word::Own { health, note } => record.own = Some(Own { health, note }),
+                Word::Forced(forced) => record.forced = forced,
+            }),
+            Event::Answer(answer) => {
+                self.answer(answer, now);
+                Ok(())
+            }
+            Event::Tick => {
+                self.expire(now);
+                self.ask(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// The revision at which all that was taken in so far is, or will be, published.
+    pub(crate) fn revision(&self) -> Revision {
+        Revision(self.catalog.revision.0 + u64::from(!self.changed.is_empty()))
+    }
+
+    /// A catalogue with all changes since the last; `None` when there are none.
+    pub(crate) fn publish(&mut self) -> Option<Arc<Catalog>> {
+        if self.changed.is_empty() {
+            return None;
+        }
+        let revision = self.revision();
+        let mut services = self.catalog.services.clone();
+        let changed = std::mem::take(&mut self.changed);
+        let touched: BTreeSet<&ServiceName> = changed.iter().map(|(service, _)| service).collect();
+        for service in touched {
+            match self.services.get(service) {
+                Some(records) => {
+                    let list = records.values().map(|r| Arc::clone(&r.instance)).collect();
+                    services.insert(service.clone(), list);
+                }
+                None => drop(services.remove(service)),
+            }
+        }
+        for (service, id) in changed {
+            let record = self.services.get(&service).and_then(|all| all.get(&id));
+            let change = match record {
+                Some(record) => Change::Put(Arc::clone(&record.instance)),
+                None => Change::Gone { service, id },
+            };
+            self.history.push(revision, change);
+        }
+        self.catalog = Arc::new(Catalog { revision, services });
+        if revision.0 + REVISIONS_RESERVED / 2 > self.ceiling.0 {
+            self.reserve_revisions();
+        }
+        Some(Arc::clone(&self.catalog))
+    }
+
+    /// What is to be done since the last call.
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the next tick is due; it may come to nothing.
+    pub(crate) fn next_wake(&mut self) -> Option<Instant> {
+        let lease = self
+            .leases
+            .peek()
+            .map(|Reverse(lease)| lease.at.max(self.mercy));
+        // With every slot taken, the next answer makes room and causes a tick.
+        let check = (self.asking < self.settings.probes_max)
+            .then(|| self.schedule.next_due())
+            .flatten();
+        self.planned = lease.into_iter().chain(check).min();
+        self.planned
+    }
+
+    pub(crate) fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// What changed after `since`; `None` when only the whole catalogue tells.
+    pub(crate) fn changes(&self, since: Revision) -> Option<Vec<Change>> {
+        self.history.since(since, self.catalog.revision)
+    }
+
+    pub(crate) fn record(&self, service: &ServiceName, id: &InstanceId) -> Option<&Record> {
+        self.services.get(service)?.get(id)
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.services.values().flat_map(BTreeMap::values)
+    }
+
+    pub(crate) fn records_of(&self, service: &ServiceName) -> Vec<&Record> {
+        let siblings = self.services.get(service);
+        siblings
+            .map(|all| all.values().collect())
+            .unwrap_or_default()
+    }
+
+    fn register(&mut self, registration: Registration, now: Instant) -> Result<(), RegistryError> {
+        registration.validate()?;
+        let known = find(&mut self.services, &registration.service, &registration.id).ok();
+        let Some(known) = known else {
+            if self.count >= self.settings.instances_max {
+                return Err(RegistryError::Full {
+                    limit: self.settings.instances_max,
+                });
+            }
+            let record = Record::new(registration, self.next_stamp(), now);
+            self.begin(record, now);
+            return Ok(());
+        };
+        allow(known, registration.source)?;
+        if repeats(known, &registration) {
+            known.deadline = known.lease.map(|lease| now + lease);
+            return Ok(());
+        }
+        if known.source == Source::Client && registration.source != Source::Client {
+            self.effects.entries.push(stored::forget(&known.instance));
+        }
+        let forced = known.forced;
+        let carried = carried_checks(known, &registration);
+        let mut record = Record::new(registration, self.next_stamp(), now);
+        record.forced = forced;
+        if let Some(checks) = carried {
+            record.checks = checks;
+        }
+        record.refresh();
+        self.begin(record, now);
+        Ok(())
+    }
+
+    /// Puts a new incarnation in its place and schedules its checks.
+    fn begin(&mut self, record: Record, now: Instant) {
+        for (index, checked) in record.checks.iter().enumerate() {
+            let target = target_of(&record, index);
+            if checked.verdict.health == Health::Starting {
+                self.schedule.first(target, now);
+            } else {
+                let health = checked.verdict.health;
+                self.schedule
+                    .again(target, &checked.check, health, now, false);
+            }
+        }
+        if record.source == Source::Client {
+            self.effects.entries.push(stored::keep(&record));
+        }
+        self.insert(record);
+    }
+
+    fn insert(&mut self, mut record: Record) {
+        let service = record.instance.service.clone();
+        let id = record.instance.id.clone();
+        if let Some(at) = record.deadline {
+            record.queued = Some(at);
+            self.leases.push(Reverse(Lease {
+                at,
+                stamp: record.stamp,
+                service: service.clone(),
+                id: id.clone(),
+            }));
+        }
+        let siblings = self.services.entry(service.clone()).or_default();
+        if siblings.insert(id.clone(), record).is_none() {
+            self.count += 1;
+        }
+        self.changed.insert((service, id));
+    }
+
+    fn remove(&mut self, service: &ServiceName, id: &InstanceId) {
+        let Some(siblings) = self.services.get_mut(service) else {
+            return;
+        };
+        let Some(record) = siblings.remove(id) else {
+            return;
+        };
+        if siblings.is_empty() {
+            self.services.remove(service);
+        }
+        self.count -= 1;
+        if record.source == Source::Client {
+            self.effects.entries.push(stored::forget(&record.instance));
+        }
+        self.changed.insert((service.clone(), id.clone()));
+    }
+
+    /// Changes what is said of an instance and brings its health up to date.
+    fn amend(
+        &mut self,
+        service: &ServiceName,
+        id: &InstanceId,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<(), RegistryError> {
+        let record = find(&mut self.services, service, id)?;
+        change(record);
+        if record.refresh() {
+            self.changed.insert((service.clone(), id.clone()));
+        }
+        if record.source == Source::Client {
+            self.effects.entries.push(stored::keep(record));
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: Answer, now: Instant) {
+        self.asking = self.asking.saturating_sub(1);
+        let target = answer.target;
+        let Ok(record) = find(&mut self.services, &target.service, &target.id) else {
+            return;
+        };
+        if record.stamp != target.stamp {
+            return;
+        }
+        let Some(checked) = record.checks.get_mut(target.index) else {
+            return;
+        };
+        checked.answered = Some(Answered {
+            at: now,
+            took: answer.took,
+            outcome: answer.outcome,
+        });
+        let output = cut(&answer.output, OUTPUT_BYTES_MAX);
+        if *checked.output != *output {
+            checked.output = output.into();
+        }
+        let changed = checked.verdict.observe(answer.outcome, &checked.check, now);
+        let health = checked.verdict.health;
+        self.schedule
+            .again(target, &checked.check, health, now, changed);
+        if record.refresh() {
+            let instance = &record.instance;
+            info!(service = %instance.service, instance = %instance.id, health = %instance.health, note = instance.note, "health changed");
+            self.changed
+                .insert((instance.service.clone(), instance.id.clone()));
+            if record.source == Source::Client {
+                self.effects.entries.push(stored::keep(record));
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self
+            .planned
+            .is_some_and(|planned| now.saturating_duration_since(planned) > STALL)
+        {
+            self.mercy = now + self.settings.grace;
+        }
+        // Time that was lost once is forgiven once.
+        self.planned = None;
+        if now < self.mercy {
+            return;
+        }
+        while self
+            .leases
+            .peek()
+            .is_some_and(|Reverse(lease)| lease.at <= now)
+        {
+            let Some(Reverse(mut lease)) = self.leases.pop() else {
+                return;
+            };
+            let Ok(record) = find(&mut self.services, &lease.service, &lease.id) else {
+                continue;
+            };
+            if record.stamp != lease.stamp || record.queued != Some(lease.at) {
+                continue;
+            }
+            match record.deadline {
+                Some(deadline) if deadline > now => {
+                    lease.at = deadline;
+                    record.queued = Some(deadline);
+                    self.leases.push(Reverse(lease));
+                }
+                Some(_) => {
+                    info!(service = %lease.service, instance = %lease.id, "lease expired");
+                    self.remove(&lease.service, &lease.id);
+                }
+                None => record.queued = None,
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        while self.asking < self.settings.probes_max {
+            let services = &self.services;
+            let current = |target: &Target| {
+                let record = services.get(&target.service)?.get(&target.id)?;
+                let checked = record.checks.get(target.index)?;
+                (record.stamp == target.stamp).then_some(checked.verdict.health == Health::Starting)
+            };
+            let Some(target) = self.schedule.take_due(now, current) else {
+                return;
+            };
+            let Some(record) = self.record(&target.service, &target.id) else {
+                continue;
+            };
+            let check = &record.checks[target.index].check;
+            let question = Question {
+                address: record.instance.address.clone(),
+                probe: check.probe.clone(),
+                timeout: check.timeout,
+                target,
+            };
+            self.asking += 1;
+            self.effects.questions.push(question);
+        }
+    }
+
+    fn next_stamp(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    fn reserve_revisions(&mut self) {
+        self.ceiling = Revision(self.catalog.revision.0 + REVISIONS_RESERVED);
+        self.effects.entries.push(stored::ceiling(self.ceiling));
+    }
+}
+
+fn find<'s>(
+    services: &'s mut BTreeMap<ServiceName, BTreeMap<InstanceId, Record>>,
+    service: &ServiceName,
+    id: &InstanceId,
+) -> Result<&'s mut Record, RegistryError> {
+    services
+        .get_mut(service)
+        .and_then(|siblings| siblings.get_mut(id))
+        .ok_or_else(|| RegistryError::Unknown {
+            service: service.clone(),
+            id: id.clone(),
+        })
+}
+
+fn target_of(record: &Record, index: usize) -> Target {
+    Target {
+        stamp: record.stamp,
+        index,
+        service: record.instance.service.clone(),
+        id: record.instance.id.clone(),
+    }
+}
+
+/// A client may not touch what Atoll itself put there.
+fn allow(known: &Record, by: Source) -> Result<(), RegistryError> {
+    if by == Source::Client && known.source != Source::Client {
+        return Err(RegistryError::Owned {
+            service: known.instance.service.clone(),
+            id: known.instance.id.clone(),
+            owner: known.source,
+        });
+    }
+    Ok(())
+}
+
+/// Whether a registration says nothing new, as clients that register again every
+/// few seconds do: a renewal. From the fleet it is never one, since a new process
+/// stands behind it and must be seen healthy first.
+fn repeats(known: &Record, registration: &Registration) -> bool {
+    let instance = &known.instance;
+    let own = known.own.as_ref().map(|own| own.health);
+    registration.source != Source::Fleet
+        && known.source == registration.source
+        && known.lease == registration.lease
+        && instance.address == registration.address
+        && instance.weight == registration.weight
+        && instance.tags == registration.tags
+        && instance.metadata == registration.metadata
+        && same_checks(known, registration)
+        && (!registration.checks.is_empty() || own == Some(registration.health))
+}
+
+fn same_checks(known: &Record, registration: &Registration) -> bool {
+    let known = known.checks.iter().map(|checked| &checked.check);
+    known.eq(registration.checks.iter())
+}
+
+/// The verdicts so far, when the same process is checked in the same way.
+fn carried_checks(known: &mut Record, registration: &Registration) -> Option<Box<[Checked]>> {
+    let same = registration.source != Source::Fleet
+        && known.instance.address == registration.address
+        && same_checks(known, registration);
+    same.then(|| std::mem::take(&mut known.checks))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! What a client's registration looks like on disk: one JSON object for each
+//! instance, under `registry/instances/SERVICE/ID`, and the revisions reserved so
+//! far under `registry/revisions`.
+//!
+//! Fields may be added with a default; a key is never given another meaning.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Own, Record};
+use crate::{Entry, Kept, Registration, Source};
+
+const INSTANCES: &str = "registry/instances/";
+const REVISIONS: &str = "registry/revisions";
+
+/// One instance as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    service: String,
+    id: String,
+    host: String,
+    port: u16,
+    weight: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<StoredCheck>,
+    health: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forced: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredCheck {
+    /// The path of an HTTP check; none is a TCP check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+    interval_ms: u64,
+    start_interval_ms: u64,
+    start_period_ms: u64,
+    timeout_ms: u64,
+    success_before_passing: u32,
+    failures_before_warning: u32,
+    failures_before_critical: u32,
+}
+
+/// What was said of an instance beside its checks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Words {
+    pub(crate) own: Option<Own>,
+    pub(crate) forced: Option<Health>,
+    pub(crate) draining: bool,
+}
+
+/// Everything that was kept, read back.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) instances: Vec<Stored>,
+    pub(crate) ceiling: Revision,
+    /// Entries that could not be read, with the reason.
+    pub(crate) unreadable: Vec<String>,
+}
+
+/// Reads what a journal gave. An entry that cannot be read is reported and left
+/// out: one bad record must not keep the whole fleet down.
+pub(crate) fn load(entries: Kept) -> Loaded {
+    let mut loaded = Loaded::default();
+    for (key, value) in entries {
+        if key == REVISIONS {
+            match serde_json::from_slice(&value) {
+                Ok(ceiling) => loaded.ceiling = Revision(ceiling),
+                Err(error) => loaded.unreadable.push(format!("{key}: {error}")),
+            }
+        } else if key.starts_with(INSTANCES) {
+            match serde_json::from_slice::<Stored>(&value)
+                .map_err(|error| error.to_string())
+                .and_then(Stored::checked)
+            {
+                Ok(stored) => loaded.instances.push(stored),
+                Err(reason) => loaded.unreadable.push(format!("{key}: {reason}")),
+            }
+        }
+    }
+    loaded
+}
+
+pub(crate) fn ceiling(ceiling: Revision) -> Entry {
+    Entry {
+        key: REVISIONS.to_owned(),
+        value: Some(ceiling.0.to_string().into_bytes()),
+    }
+}
+
+pub(crate) fn forget(instance: &Instance) -> Entry {
+    Entry {
+        key: key_of(instance),
+        value: None,
+    }
+}
+
+pub(crate) fn keep(record: &Record) -> Entry {
+    let instance = &record.instance;
+    let own = record.own.as_ref();
+    let stored = Stored {
+        service: instance.service.to_string(),
+        id: instance.id.to_string(),
+        host: instance.address.host().to_owned(),
+        port: instance.address.port(),
+        weight: instance.weight,
+        tags: instance.tags.clone(),
+        metadata: instance.metadata.clone(),
+        lease_ms: record.lease.map(millis),
+        checks: record.checks.iter().map(|c| (&c.check).into()).collect(),
+        health: instance.health.to_string(),
+        own: own.map(|own| own.health.to_string()),
+        forced: record.forced.map(|health| health.to_string()),
+        draining: record.draining,
+    };
+    Entry {
+        key: key_of(instance),
+        // Maps with text keys and numbers always serialise.
+        value: serde_json::to_vec(&stored).ok(),
+    }
+}
+
+fn key_of(instance: &Instance) -> String {
+    format!("{INSTANCES}{}/{}", instance.service, instance.id)
+}
+
+impl Stored {
+    /// Itself, when every field can be used.
+    fn checked(self) -> Result<Self, String> {
+        self.service
+            .parse::<ServiceName>()
+            .map_err(|e| e.to_string())?;
+        self.id.parse::<InstanceId>().map_err(|e| e.to_string())?;
+        Address::new(&self.host, self.port).map_err(|e| e.to_string())?;
+        let words = [Some(&self.health), self.own.as_ref(), self.forced.as_ref()];
+        for word in words.into_iter().flatten() {
+            Health::from_word(word).ok_or_else(|| format!("`{word}` is not a health"))?;
+        }
+        Ok(self)
+    }
+
+    /// The registration, the last health, and what was said beside the checks.
+    pub(crate) fn into_parts(self) -> Option<(Registration, Health, Words)> {
+        let own = self.own.as_deref().and_then(Health::from_word);
+        let health = Health::from_word(&self.health)?;
+        let words = Words {
+            own: own.map(|health| Own {
+                health,
+                note: String::new(),
+            }),
+            forced: self.forced.as_deref().and_then(Health::from_word),
+            draining: self.draining,
+        };
+        let registration = Registration {
+            service: self.service.parse().ok()?,
+            id: self.id.parse().ok()?,
+            address: Address::new(&self.host, self.port).ok()?,
+            weight: self.weight,
+            tags: self.tags,
+            metadata: self.metadata,
+            lease: self.lease_ms.map(Duration::from_millis),
+            checks: self.checks.into_iter().map(Check::from).collect(),
+            health: own.unwrap_or(Health::Passing),
+            source: Source::Client,
+        };
+        Some((registration, health, words))
+    }
+}
+
+impl From<&Check> for StoredCheck {
+    fn from(check: &Check) -> Self {
+        Self {
+            http: match &check.probe {
+                Probe::Http { path } => Some(path.clone()),
+                Probe::Tcp => None,
+            },
+            interval_ms: millis(check.interval),
+            start_interval_ms: millis(check.start_interval),
+            start_period_ms: millis(check.start_period),
+            timeout_ms: millis(check.timeout),
+            success_before_passing: check.success_before_passing,
+            failures_before_warning: check.failures_before_warning,
+            failures_before_critical: check.failures_before_critical,
+        }
+    }
+}
+
+impl From<StoredCheck> for Check {
+    fn from(stored: StoredCheck) -> Self {
+        Self {
+            probe: stored.http.map_or(Probe::Tcp, |path| Probe::Http { path }),
+            interval: Duration::from_millis(stored.interval_ms),
+            start_interval: Duration::from_millis(stored.start_interval_ms),
+            start_period: Duration::from_millis(stored.start_period_ms),
+            timeout: Duration::from_millis(stored.timeout_ms),
+            success_before_passing: stored.success_before_passing,
+            failures_before_warning: stored.failures_before_warning,
+            failures_before_critical: stored.failures_before_critical,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_read_back_whole() {
+        let mut registration = Registration::new(
+            "users".parse().unwrap(),
+            "u:1".parse().unwrap(),
+            "[::1]:80".parse().unwrap(),
+            Source::Client,
+        );
+        registration.weight = 7;
+        registration.tags = vec!["blue".to_owned()];
+        registration.metadata = BTreeMap::from([("version".to_owned(), "1".to_owned())]);
+        registration.lease = Some(Duration::from_secs(30));
+        let mut check = Check::new(Probe::Http {
+            path: "/healthz?deep=1".to_owned(),
+        });
+        check.failures_before_critical = 9;
+        registration.checks = vec![check, Check::new(Probe::Tcp)];
+        let now = tokio::time::Instant::now().into_std();
+        let mut record = Record::new(registration.clone(), 1, now);
+        record.forced = Some(Health::Draining);
+        record.refresh();
+
+        let entry = keep(&record);
+        assert_eq!(entry.key, "registry/instances/users/u:1");
+        let mut loaded = load(vec![(entry.key, entry.value.unwrap())]);
+        let parts = loaded.instances.remove(0).into_parts().unwrap();
+        let words = Words {
+            own: None,
+            forced: Some(Health::Draining),
+            draining: false,
+        };
+        assert_eq!(parts, (registration, Health::Draining, words));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_the_rest_is_used() {
+        let good = br#"{"service":"users","id":"u1","host":"10.0.0.1","port":80,"weight":1,"health":"passing"}"#;
+        let loaded = load(vec![
+            ("registry/instances/users/u1".to_owned(), good.to_vec()),
+            ("registry/instances/users/u2".to_owned(), b"{".to_vec()),
+            ("registry/revisions".to_owned(), b"42".to_vec()),
+            ("something/else".to_owned(), b"?".to_vec()),
+        ]);
+        assert_eq!(loaded.instances.len(), 1);
+        assert_eq!(loaded.ceiling, Revision(42));
+        assert_eq!(loaded.unreadable.len(), 1);
+        assert!(loaded.unreadable[0].starts_with("registry/instances/users/u2: "));
+    }
+}
