@@ -1,6 +1,7 @@
 //! What is to run: the desired state of one service, already checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,37 @@ pub enum CommandLine {
     Shell(String),
     /// Program and arguments, run as they are; `$PORT` in them is replaced.
     Exec(Vec<String>),
+}
+
+impl fmt::Display for CommandLine {
+    /// As a person would type it; for messages, not for a shell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shell(script) => f.write_str(script),
+            Self::Exec(words) => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+impl Workload {
+    /// Whether a replica of `self` may go on as one of `other`: only how many there
+    /// are and whom they wait for at their start differs.
+    pub(crate) fn runs_as(&self, other: &Self) -> bool {
+        let like = Self {
+            build: other.build.clone(),
+            replicas: other.replicas,
+            depends_on: other.depends_on.clone(),
+            ..self.clone()
+        };
+        like == *other
+    }
+
+    /// Whether what was built for `self` will do for `other`.
+    pub(crate) fn builds_as(&self, other: &Self) -> bool {
+        self.build == other.build
+            && self.working_dir == other.working_dir
+            && self.environment == other.environment
+    }
 }
 
 /// What a dependency must have reached (Compose's `depends_on.condition`).

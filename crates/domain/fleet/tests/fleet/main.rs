@@ -1,0 +1,6 @@
+//! The fleet with real processes, a recorded directory and a recorded gateway. One
+//! binary, since every part shares the world. What is started ends with its test, also
+//! when that fails: a dropped runtime kills the groups, and the guardian the rest.
+
+mod replicas;
+mod world;
