@@ -3,6 +3,7 @@
 pub mod config;
 pub mod endpoint;
 pub mod metrics;
+pub mod record;
 mod router;
 pub mod snapshot;
 pub mod view;
