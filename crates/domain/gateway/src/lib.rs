@@ -6,4 +6,6 @@ pub mod metrics;
 pub mod record;
 mod router;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod view;
