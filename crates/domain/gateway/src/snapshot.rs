@@ -10,6 +10,8 @@
 mod check;
 mod rewrite;
 mod route;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
