@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod endpoint;
+pub mod explain;
 pub mod metrics;
 pub mod record;
 mod router;

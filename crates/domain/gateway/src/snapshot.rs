@@ -131,6 +131,11 @@ impl Snapshot {
         }
     }
 
+    /// The match that takes `request`.
+    pub(crate) fn lookup<V: RequestView>(&self, request: &V) -> Lookup {
+        self.router.find(request)
+    }
+
     /// Every endpoint that a request may still be in flight to: all instances of the
     /// services that routes name, and those gone from there that are not yet idle.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {

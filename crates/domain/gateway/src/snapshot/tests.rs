@@ -138,7 +138,9 @@ fn the_same_key_goes_to_the_same_instance_and_only_its_keys_move_when_it_drains(
         let mut choose = |snapshot: &Snapshot, user: u8| {
             let mut request = get("/users/7");
             let cookie = format!("a=b; session=s{user}; c=d");
-            request.headers.insert(&header, HeaderValue::from(u16::from(user)));
+            request
+                .headers
+                .insert(&header, HeaderValue::from(u16::from(user)));
             let cookie = HeaderValue::from_str(&cookie).unwrap();
             request.headers.insert(http::header::COOKIE, cookie);
             request.client_ip = [10, 0, 0, user].into();
