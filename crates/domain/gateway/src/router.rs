@@ -12,6 +12,8 @@
 
 mod conditions;
 mod path;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use std::collections::HashMap;
@@ -22,7 +24,9 @@ use http::Method;
 use crate::config::{Hostname, Route};
 use crate::view::RequestView;
 
-pub(crate) use conditions::{Conditions, match_holds, rank};
+pub(crate) use conditions::{
+    Conditions, match_holds, method_holds, method_rank, query_value, rank, value_holds,
+};
 pub use path::BadPath;
 pub(crate) use path::fits;
 pub(crate) use path::{PathSegments, SEGMENTS_MAX};

@@ -85,6 +85,12 @@ impl Group {
         !self.fit.is_empty()
     }
 
+    /// All instances, fit or not, by id.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&Instance, &Endpoint)> {
+        let instances = self.instances.iter().map(Arc::as_ref);
+        instances.zip(self.all.iter().map(Arc::as_ref))
+    }
+
     /// Chooses one that is not in `tried`.
     pub(crate) fn pick(
         &self,

@@ -42,16 +42,11 @@ impl Conditions {
     }
 
     pub(crate) fn hold<V: RequestView>(&self, request: &V) -> bool {
-        self.method_holds(request.method()) && self.values_hold(request)
+        method_holds(self.method.as_ref(), request.method()) && self.values_hold(request)
     }
 
     pub(crate) fn method(&self) -> Option<&Method> {
         self.method.as_ref()
-    }
-
-    /// HEAD is answered by whoever answers GET (RFC 9110 §9.3.2).
-    pub(crate) fn method_holds(&self, method: &Method) -> bool {
-        method_holds(self.method.as_ref(), method)
     }
 
     pub(crate) fn values_hold<V: RequestView>(&self, request: &V) -> bool {
@@ -91,7 +86,8 @@ pub(crate) fn rank(matching: &Match) -> impl Ord + use<> {
     )
 }
 
-fn method_rank(method: Option<&Method>) -> u8 {
+/// HEAD first, then any method, then all methods.
+pub(crate) fn method_rank(method: Option<&Method>) -> u8 {
     match method {
         Some(method) if method == Method::HEAD => 0,
         Some(_) => 1,
@@ -99,7 +95,8 @@ fn method_rank(method: Option<&Method>) -> u8 {
     }
 }
 
-fn method_holds(wanted: Option<&Method>, method: &Method) -> bool {
+/// HEAD is answered by whoever answers GET (RFC 9110 §9.3.2).
+pub(crate) fn method_holds(wanted: Option<&Method>, method: &Method) -> bool {
     wanted
         .is_none_or(|wanted| wanted == method || (method == Method::HEAD && wanted == Method::GET))
 }
