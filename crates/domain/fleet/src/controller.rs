@@ -22,8 +22,8 @@ use crate::service::{Build, Service};
 use crate::status::{FleetStatus, Report};
 use crate::workload::{Condition, Workload};
 
-/// Least time between two published states: a person sees no more, and a build that
-/// prints fast costs nothing.
+/// Least time between two looks for a new state to publish: a person sees no more, and
+/// a thousand replicas that start at once do not make a thousand states of a thousand.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// Grace for processes that left their group, at the very end.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
@@ -71,7 +71,8 @@ impl Controller {
         }
     }
 
-    /// Runs until everything is stopped, on command or because the task tree ends.
+    /// Runs until everything is stopped: on command, because the task tree ends, or
+    /// because every handle is gone and nobody could stop it later.
     pub(crate) async fn run(mut self, stop: Stop) {
         let mut catalog = self.context.directory.catalog();
         let mut catalog_open = true;
@@ -86,7 +87,6 @@ impl Controller {
                 () = stop.requested(), if self.stopping.is_none() => self.begin_stop(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
-                    // Every handle is gone: nobody could stop it later.
                     None => {
                         self.begin_stop();
                         context.changed.notified().await;
@@ -104,11 +104,11 @@ impl Controller {
         match command {
             Command::Apply(workloads, answer) => {
                 let result = self.apply(workloads);
-                drop(answer.send(result)); // the asker may have gone
+                self.answer(answer, result);
             }
             Command::Scale(service, replicas, answer) => {
                 let result = self.scale(service, replicas);
-                drop(answer.send(result));
+                self.answer(answer, result);
             }
             Command::Stop(report) => {
                 self.begin_stop();
@@ -123,6 +123,18 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Who has the answer sees its effect in the status.
+    fn answer(
+        &mut self,
+        answer: oneshot::Sender<Result<(), FleetError>>,
+        result: Result<(), FleetError>,
+    ) {
+        self.reconcile();
+        self.published = None;
+        self.publish();
+        drop(answer.send(result)); // the asker may have gone
     }
 
     fn apply(&mut self, workloads: Vec<Workload>) -> Result<(), FleetError> {
@@ -317,22 +329,24 @@ impl Controller {
         self.building = Some(building);
     }
 
-    /// Publishes if something changed, or says when it may.
+    /// Publishes what changed, unless that was done just now: then says when to look
+    /// again. The last state is never held back.
     fn publish(&mut self) -> Option<Instant> {
         let now = self.context.clock().now();
         let due = self.published.map(|published| published + PUBLISH_EVERY);
-        let status = self.current();
-        if **self.status.borrow() == status {
-            return None;
-        }
         match due {
-            Some(due) if due > now && self.stopping.is_none() => Some(due),
-            _ => {
-                self.published = Some(now);
-                self.status.send_replace(Arc::new(status));
-                None
-            }
+            Some(due) if due > now && !self.services.is_empty() => return Some(due),
+            _ => self.published = Some(now),
         }
+        let status = self.current();
+        self.status.send_if_modified(|published| {
+            let differs = **published != status;
+            if differs {
+                *published = Arc::new(status);
+            }
+            differs
+        });
+        None
     }
 
     fn current(&self) -> FleetStatus {

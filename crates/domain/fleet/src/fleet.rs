@@ -49,7 +49,8 @@ pub struct FleetSettings {
     pub seed: u64,
 }
 
-/// The processes that Atoll runs. Clones are the same fleet.
+/// The processes that Atoll runs. Clones are the same fleet; when the last one is
+/// dropped, everything is stopped as by [`Fleet::stop`].
 #[derive(Clone)]
 pub struct Fleet {
     commands: mpsc::Sender<Command>,
@@ -106,7 +107,7 @@ impl Fleet {
         })
     }
 
-    /// Sets what should run; returns once it is noted, not once it runs.
+    /// Sets what should run; returns once the status shows it, not once it runs.
     ///
     /// A service that is new is built and started, one that is missing is drained and
     /// stopped, one whose description changed is built anew if its build did, and its

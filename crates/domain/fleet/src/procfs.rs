@@ -21,6 +21,11 @@ impl Entry {
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
+
+    /// It is there, is the same, and has not ended.
+    pub(crate) fn still_runs(&self) -> bool {
+        entry(self.pid).is_some_and(|now| now.started == self.started && !now.is_zombie())
+    }
 }
 
 /// All processes that may be seen; empty where there is no `/proc`.

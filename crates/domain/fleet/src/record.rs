@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use atoll_runtime::Clock;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::procfs::{self, Entry};
@@ -18,6 +19,8 @@ pub(crate) const RUN_VARIABLE: &str = "ATOLL_RUN";
 
 /// Pause between two looks at who is left.
 const POLL: Duration = Duration::from_millis(25);
+/// Rounds of SIGKILL; only who cannot be killed, or forks without end, is left then.
+const KILLS_MAX: usize = 8;
 
 /// Groups by leader and its start time, and the mark of their run.
 ///
@@ -73,26 +76,29 @@ impl Record {
     /// Ends what is left: SIGTERM, at most `grace`, SIGKILL. Blocks for that long.
     /// Returns how many processes it found.
     pub(crate) fn end(&self, grace: Duration) -> usize {
-        let found = self.survivors();
-        let count = found.processes;
-        found.signal(Signal::TERM);
-        let mut left = found;
-        let mut waited = Duration::ZERO;
-        while left.processes > 0 && waited < grace {
+        let clock = Clock::system();
+        let deadline = clock.now() + grace;
+        let mut left = self.survivors();
+        let found = left.processes.len();
+        left.signal(Signal::TERM);
+        while !left.is_empty() && clock.now() < deadline {
             std::thread::sleep(POLL);
-            waited += POLL;
-            left = self.survivors();
+            // To look at all processes is dear; do so only when these are gone.
+            if !left.any_runs() {
+                left = self.survivors();
+                left.signal(Signal::TERM);
+            }
         }
-        // A process that forks while it is being killed is found the second time.
-        for _ in 0..4 {
-            if left.processes == 0 {
+        // A process that forks while it is being killed is found the next time.
+        for _ in 0..KILLS_MAX {
+            left = self.survivors();
+            if left.is_empty() {
                 break;
             }
             left.signal(Signal::KILL);
             std::thread::sleep(POLL);
-            left = self.survivors();
         }
-        count
+        found
     }
 
     /// Who of this record still runs.
@@ -100,13 +106,10 @@ impl Record {
         if !procfs::IS_THERE {
             // Without start times, only the guardian's own moment is trusted: its
             // parent died just now, ids are not reused that fast.
-            let groups: BTreeSet<i32> = self.groups.keys().copied().collect();
-            let alive = |pid: &&i32| Pid::from_raw(**pid).is_some_and(group_exists);
-            let processes = groups.iter().filter(alive).count();
+            let alive = |pid: &i32| Pid::from_raw(*pid).is_some_and(group_exists);
             return Survivors {
-                groups,
-                singles: BTreeSet::new(),
-                processes,
+                groups: self.groups.keys().copied().filter(alive).collect(),
+                ..Survivors::default()
             };
         }
         let entries = procfs::entries();
@@ -116,19 +119,17 @@ impl Record {
             .filter(|entry| entry.pid != own && self.marks(entry))
             .map(|entry| entry.pid)
             .collect();
-        let ours: BTreeSet<i32> = self
-            .groups
-            .iter()
-            .filter(|(pid, started)| {
-                match entries.iter().find(|entry| entry.pid == **pid) {
-                    Some(leader) => leader.started == **started,
-                    // The leader is reaped. Its number is not given out again while
-                    // its group has members, but be sure by the mark.
-                    None => entries
-                        .iter()
-                        .any(|entry| entry.group == **pid && marked.contains(&entry.pid)),
-                }
-            })
+        let is_ours = |pid: i32, started: u64| match entries.iter().find(|one| one.pid == pid) {
+            Some(leader) => leader.started == started,
+            // The leader is reaped. Its number is not given out again while its group
+            // has members, but be sure by the mark.
+            None => entries
+                .iter()
+                .any(|one| one.group == pid && marked.contains(&one.pid)),
+        };
+        let groups = self.groups.iter();
+        let ours: BTreeSet<i32> = groups
+            .filter(|(pid, started)| is_ours(**pid, **started))
             .map(|(pid, _)| *pid)
             .collect();
         let mut survivors = Survivors::default();
@@ -141,7 +142,7 @@ impl Record {
             } else {
                 continue;
             }
-            survivors.processes += 1;
+            survivors.processes.push(*entry);
         }
         survivors
     }
@@ -158,10 +159,20 @@ struct Survivors {
     groups: BTreeSet<i32>,
     /// Those that left their group.
     singles: BTreeSet<i32>,
-    processes: usize,
+    /// All of them; empty where there is no `/proc`.
+    processes: Vec<Entry>,
 }
 
 impl Survivors {
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.singles.is_empty()
+    }
+
+    /// Whether any that was found still runs.
+    fn any_runs(&self) -> bool {
+        self.processes.iter().any(Entry::still_runs)
+    }
+
     fn signal(&self, signal: Signal) {
         // ESRCH means that it ended meanwhile, which is what is wanted.
         for pid in self.groups.iter().copied().filter_map(Pid::from_raw) {
@@ -205,6 +216,6 @@ mod tests {
         };
         let mut record = Record::default();
         record.groups.insert(own, started + 1);
-        assert_eq!(record.survivors().processes, 0);
+        assert!(record.survivors().is_empty());
     }
 }

@@ -48,7 +48,6 @@ pub(crate) struct Seat {
 }
 
 /// What the controller sees.
-#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) status: ReplicaStatus,
     /// A process was started at least once.
@@ -131,8 +130,9 @@ impl Seat {
         *self.order.borrow()
     }
 
-    pub(crate) fn view(&self) -> View {
-        lock(&self.view).clone()
+    /// Looks at what it shows; the replica waits meanwhile.
+    pub(crate) fn see<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        look(&lock(&self.view))
     }
 }
 

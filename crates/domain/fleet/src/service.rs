@@ -9,7 +9,7 @@ use atoll_model::InstanceId;
 use crate::builder::{Building, Built};
 use crate::context::Context;
 use crate::plan::{Slot, SlotState, Step, plan};
-use crate::replica::{Order, Seat, View};
+use crate::replica::{Order, Seat};
 use crate::status::{
     BuildFailure, BuildState, ReplicaState, ReplicaStatus, ServiceStatus, Stopped,
 };
@@ -125,14 +125,15 @@ impl Service {
     /// Takes out the replicas that are over.
     pub(crate) fn purge(&mut self) -> Vec<Stopped> {
         let mut stopped = Vec::new();
-        self.seats.retain(|_, seat| match seat.view().stopped {
-            // Not told to, its task ended by a defect: the plan starts another.
-            Some(report) => {
-                stopped.push(report);
-                false
-            }
-            None => true,
-        });
+        self.seats
+            .retain(|_, seat| match seat.see(|view| view.stopped.clone()) {
+                // Not told to, its task ended by a defect: the plan starts another.
+                Some(report) => {
+                    stopped.push(report);
+                    false
+                }
+                None => true,
+            });
         stopped
     }
 
@@ -181,12 +182,11 @@ impl Service {
             return false; // not built yet
         }
         let reached = |seat: &&Seat| {
-            let view = seat.view();
-            match condition {
+            seat.see(|view| match condition {
                 Condition::Started => view.spawned,
                 Condition::Healthy => view.status.state == ReplicaState::Running,
                 Condition::CompletedSuccessfully => view.succeeded,
-            }
+            })
         };
         let staying = |seat: &&Seat| seat.ordered() < Order::Stop;
         let count = self.seats.values().filter(staying).filter(reached).count();
@@ -202,7 +202,7 @@ impl Service {
             .seats
             .values()
             .map(|seat| {
-                let mut status = seat.view().status;
+                let mut status = seat.see(|view| view.status.clone());
                 if let ReplicaState::Waiting { on } = &mut status.state {
                     *on = unmet.to_vec();
                 }
@@ -223,7 +223,8 @@ impl Service {
         ServiceStatus {
             replicas_wanted: self.replicas_wanted(),
             build,
-            updating: self.seats.values().any(old),
+            updating: self.seats.values().any(old)
+                || matches!(self.build, Build::Queued | Build::Running),
             removed: self.removed,
             replicas,
         }
@@ -234,8 +235,7 @@ fn slot_state(seat: &Seat) -> SlotState {
     if seat.ordered() >= Order::Stop {
         return SlotState::Leaving;
     }
-    let View { status, .. } = seat.view();
-    match status.state {
+    seat.see(|view| match view.status.state {
         ReplicaState::Running => SlotState::Ready,
         ReplicaState::Exited => SlotState::Done,
         ReplicaState::Draining | ReplicaState::Stopping | ReplicaState::Stopped => {
@@ -245,7 +245,7 @@ fn slot_state(seat: &Seat) -> SlotState {
         | ReplicaState::Starting
         | ReplicaState::Unhealthy
         | ReplicaState::BackingOff { .. } => SlotState::Pending,
-    }
+    })
 }
 
 fn replica_id(workload: &Workload, number: u32) -> InstanceId {

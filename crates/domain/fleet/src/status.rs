@@ -26,7 +26,7 @@ pub struct ServiceStatus {
     pub replicas_wanted: u32,
     /// Its build.
     pub build: BuildState,
-    /// Replicas of an earlier description are being replaced.
+    /// The newest description is being built, or replicas of an earlier one are there.
     pub updating: bool,
     /// It was taken from the description and is being stopped.
     pub removed: bool,

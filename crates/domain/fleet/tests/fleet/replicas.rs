@@ -53,7 +53,7 @@ async fn a_stop_leaves_the_catalogue_waits_for_requests_and_then_terminates() {
         .unwrap();
     let pid = world.until_settled("users", 1).await[0].pid.unwrap();
     world.neighbours.forget_asked();
-    world.neighbours.busy.send_replace(true);
+    let held = world.neighbours.hold(&"users-1".parse().unwrap());
     let stop = tokio::join!(world.fleet.stop(), async {
         world
             .until("draining", |status| {
@@ -70,7 +70,7 @@ async fn a_stop_leaves_the_catalogue_waits_for_requests_and_then_terminates() {
             world.neighbours.asked(),
             ["drain users-1", "wait-idle users-1"]
         );
-        world.neighbours.busy.send_replace(false);
+        drop(held);
     });
     assert_eq!(
         world.neighbours.asked()[2..],
@@ -299,7 +299,7 @@ async fn a_kill_during_a_stop_waits_for_nothing() {
         .await
         .unwrap();
     world.until_settled("users", 1).await;
-    world.neighbours.busy.send_replace(true);
+    let _held = world.neighbours.hold(&"users-1".parse().unwrap());
     let (report, ()) = tokio::join!(world.fleet.stop(), async {
         world
             .until("draining", |status| {

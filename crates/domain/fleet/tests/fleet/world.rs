@@ -2,12 +2,10 @@
 //!
 //! The directory checks replicas itself, by a connection, so that readiness is real.
 
-#![expect(clippy::unwrap_used, reason = "a test's own world may panic")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use atoll_fleet::ports::{Directory, Enlisted, Pending, Traffic};
@@ -17,7 +15,9 @@ use atoll_model::{
     Catalog, Check, Fault, Health, Instance, InstanceId, Probe, Revision, ServiceName,
 };
 use atoll_runtime::{Clock, Tasks};
-use tokio::sync::{Notify, watch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 /// Longest wait for anything: a limit on hanging, not an assertion of speed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,10 +40,12 @@ pub(crate) struct Neighbours {
     catalog: watch::Sender<Arc<Catalog>>,
     /// What was asked, in order: `enlist users-1`, `drain users-1`, ...
     asked: Mutex<Vec<String>>,
-    /// While true, no instance is idle.
-    pub(crate) busy: watch::Sender<bool>,
+    /// Requests in flight to each instance.
+    in_flight: watch::Sender<BTreeMap<InstanceId, usize>>,
+    /// The fewest instances of `users` that took requests since it was reset.
+    least_serving: Mutex<usize>,
     tasks: Tasks,
-    recheck: Arc<Notify>,
+    own: Weak<Self>,
 }
 
 impl World {
@@ -53,12 +55,13 @@ impl World {
 
     pub(crate) async fn in_folder(folder: tempfile::TempDir) -> Self {
         let tasks = Tasks::root(Clock::system());
-        let neighbours = Arc::new(Neighbours {
+        let neighbours = Arc::new_cyclic(|own| Neighbours {
             catalog: watch::Sender::default(),
             asked: Mutex::default(),
-            busy: watch::Sender::new(false),
+            in_flight: watch::Sender::default(),
+            least_serving: Mutex::new(usize::MAX),
             tasks: tasks.clone(),
-            recheck: Arc::default(),
+            own: own.clone(),
         });
         let fleet = Fleet::start(
             &tasks,
@@ -201,14 +204,48 @@ impl Neighbours {
                 .map(|(name, list)| (name.clone(), list.to_vec()))
                 .collect();
             change(&mut services);
+            let services = services.into_iter();
             *catalog = Arc::new(Catalog {
                 revision: Revision(catalog.revision.0 + 1),
-                services: services
-                    .into_iter()
-                    .map(|(name, list)| (name, list.into()))
-                    .collect(),
+                services: services.map(|(name, list)| (name, list.into())).collect(),
             });
+            let serving = catalog.instances("users").iter();
+            let count = serving.filter(|one| one.health.takes_requests()).count();
+            let mut least = self.least_serving.lock().unwrap();
+            *least = count.min(*least);
         });
+    }
+
+    /// The fewest instances of `users` that took requests since the last call.
+    pub(crate) fn least_serving(&self) -> usize {
+        std::mem::replace(&mut *self.least_serving.lock().unwrap(), usize::MAX)
+    }
+
+    /// A request in flight to `id` until it is dropped.
+    pub(crate) fn hold(&self, id: &InstanceId) -> Held {
+        self.in_flight
+            .send_modify(|counts| *counts.entry(id.clone()).or_default() += 1);
+        Held(self.in_flight.clone(), id.clone())
+    }
+
+    /// One request as the gateway sends it: to an instance that takes requests, in
+    /// flight from before the choice is final to the end of the answer.
+    pub(crate) async fn request(&self, service: &str, number: usize) -> std::io::Result<u32> {
+        let (instance, _held) = loop {
+            let serving = self.serving(service);
+            let chosen = serving.get(number % serving.len().max(1)).cloned();
+            let chosen = chosen.ok_or(std::io::ErrorKind::NotFound)?;
+            let held = self.hold(&chosen.id);
+            if self.serving(service).contains(&chosen) {
+                break (chosen, held);
+            }
+        };
+        let mut stream = TcpStream::connect(instance.address.socket().unwrap()).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let body = answer.rsplit("\r\n").next().unwrap();
+        body.parse().map_err(std::io::Error::other)
     }
 
     fn set(&self, service: &ServiceName, id: &InstanceId, health: Option<Health>) {
@@ -220,6 +257,17 @@ impl Neighbours {
                 }
             } else {
                 list.retain(|instance| instance.id != *id);
+            }
+        });
+    }
+
+    fn set_if(&self, service: &ServiceName, id: &InstanceId, from: Health, to: Health) {
+        self.change(|services| {
+            let list = services.entry(service.clone()).or_default();
+            for instance in list.iter_mut() {
+                if instance.id == *id && instance.health == from {
+                    Arc::make_mut(instance).health = to;
+                }
             }
         });
     }
@@ -254,41 +302,28 @@ impl Directory for Neighbours {
             }));
         });
         // The registry's check: a connection, until it succeeds or the instance is gone.
-        let catalog = self.catalog.clone();
-        let recheck = Arc::clone(&self.recheck);
+        let own = self.own.upgrade().unwrap();
         drop(self.tasks.once("check", async move {
             loop {
-                let still = catalog
-                    .borrow()
-                    .instances(service.as_str())
-                    .iter()
-                    .any(|instance| {
-                        instance.id == id
-                            && instance.address.socket() == Some(socket)
-                            && instance.health == Health::Starting
-                    });
+                let still =
+                    own.catalog
+                        .borrow()
+                        .instances(service.as_str())
+                        .iter()
+                        .any(|instance| {
+                            instance.id == id
+                                && instance.address.socket() == Some(socket)
+                                && instance.health == Health::Starting
+                        });
                 if !still {
                     return;
                 }
-                if tokio::net::TcpStream::connect(socket).await.is_ok() {
+                if TcpStream::connect(socket).await.is_ok() {
                     break;
                 }
-                drop(tokio::time::timeout(Duration::from_millis(20), recheck.notified()).await);
+                tokio::time::sleep(Duration::from_millis(10)).await; // the check's interval
             }
-            catalog.send_modify(|catalog| {
-                let mut changed = (**catalog).clone();
-                changed.revision = Revision(changed.revision.0 + 1);
-                if let Some(list) = changed.services.get_mut(&service) {
-                    let mut instances = list.to_vec();
-                    for instance in &mut instances {
-                        if instance.id == id && instance.health == Health::Starting {
-                            Arc::make_mut(instance).health = Health::Passing;
-                        }
-                    }
-                    *list = instances.into();
-                }
-                *catalog = Arc::new(changed);
-            });
+            own.set_if(&service, &id, Health::Starting, Health::Passing);
         }));
         Box::pin(async { Ok(()) })
     }
@@ -313,10 +348,26 @@ impl Directory for Neighbours {
 impl Traffic for Neighbours {
     fn idle(&self, _: ServiceName, id: InstanceId) -> Pending<'_, ()> {
         self.note("wait-idle", &id);
-        let mut busy = self.busy.subscribe();
+        let mut in_flight = self.in_flight.subscribe();
         Box::pin(async move {
-            drop(busy.wait_for(|busy| !*busy).await);
+            let is_idle = |counts: &BTreeMap<InstanceId, usize>| !counts.contains_key(&id);
+            drop(in_flight.wait_for(is_idle).await);
             self.note("idle", &id);
         })
+    }
+}
+
+/// A request in flight.
+pub(crate) struct Held(watch::Sender<BTreeMap<InstanceId, usize>>, InstanceId);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.send_modify(|counts| {
+            let count = counts.get_mut(&self.1).unwrap();
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        });
     }
 }
