@@ -21,8 +21,8 @@ use atoll_model::{Address, Catalog, Health, Instance, Revision};
 use atoll_runtime::{Clock, Random};
 use http::{HeaderName, Method};
 
-const LOOKUPS: usize = 200_000;
-const ROUNDS: usize = 15;
+const LOOKUPS: usize = 5_000;
+const ROUNDS: usize = 300;
 
 /// A request with its parts at hand, as a codec has them.
 struct Parsed {
