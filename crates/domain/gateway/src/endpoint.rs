@@ -71,7 +71,8 @@ impl Endpoint {
 
     /// Requests in flight, of all workers.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        // As strong as the rest of the protocol: who has just shut the endpoint asks.
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// The newest health that is known.

@@ -5,6 +5,8 @@
 //! one bucket and one sum. Counters of a route live as long as its name.
 
 mod gateway;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

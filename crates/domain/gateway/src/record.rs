@@ -5,6 +5,8 @@
 //! and appends them to the file. How a line looks is in `record/line.rs`.
 
 mod line;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::net::IpAddr;

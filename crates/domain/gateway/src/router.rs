@@ -11,6 +11,7 @@
 //! `trie.rs` for the one exception. Pure: look next at `snapshot.rs`, which owns one.
 
 mod conditions;
+mod grow;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -27,13 +28,14 @@ use crate::view::RequestView;
 pub(crate) use conditions::{
     Conditions, match_holds, method_holds, method_rank, query_value, rank, value_holds,
 };
+use grow::Growing;
 pub use path::BadPath;
 pub(crate) use path::fits;
 pub(crate) use path::{PathSegments, SEGMENTS_MAX};
 use trie::Trie;
 
 /// Compiled conditions of all routes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Router {
     exact: HashMap<Box<str>, Trie, FastHash>,
     /// `*.example.com` under `example.com`.
@@ -71,36 +73,53 @@ const HOST_BYTES_MAX: usize = 253;
 
 impl Router {
     pub(crate) fn compile(routes: &[Route]) -> (Self, Vec<Shadowed>) {
-        let mut router = Self::default();
+        let mut exact: HashMap<Box<str>, Growing> = HashMap::new();
+        let mut wildcard: HashMap<Box<str>, Growing> = HashMap::new();
+        let mut any = Growing::default();
         for (route, spec) in routes.iter().enumerate() {
             for (matching, conditions) in spec.matches.iter().enumerate() {
                 let chosen = Chosen { route, matching };
-                let add = |trie: &mut Trie| {
-                    trie.insert(
-                        &conditions.path.segments,
-                        Conditions::new(chosen, conditions),
-                    );
+                let add = |trie: &mut Growing| {
+                    let pattern = &conditions.path.segments;
+                    trie.insert(pattern, Conditions::new(chosen, conditions));
                 };
                 if spec.hostnames.is_empty() {
-                    add(&mut router.any);
+                    add(&mut any);
                 }
                 for host in &spec.hostnames {
                     add(match host {
-                        Hostname::Exact(host) => router.exact.entry(key(host)).or_default(),
-                        Hostname::Wildcard(host) => router.wildcard.entry(key(host)).or_default(),
+                        Hostname::Exact(host) => exact.entry(key(host)).or_default(),
+                        Hostname::Wildcard(host) => wildcard.entry(key(host)).or_default(),
                     });
                 }
             }
         }
-        router.wildcard_lengths = router.wildcard.keys().map(|host| host.len()).collect();
-        router.wildcard_lengths.sort_unstable_by(|a, b| b.cmp(a));
-        router.wildcard_lengths.dedup();
         let mut shadowed = Vec::new();
-        for trie in router.tries_mut() {
-            shadowed.extend(trie.finish());
-        }
+        let mut finish = |growing: Growing| {
+            let (trie, found) = growing.finish();
+            shadowed.extend(found);
+            trie
+        };
+        let mut finish_all = |hosts: HashMap<Box<str>, Growing>| {
+            let hosts = hosts.into_iter();
+            hosts
+                .map(|(host, growing)| (host, finish(growing)))
+                .collect()
+        };
+        let (exact, wildcard): (_, HashMap<Box<str>, _, _>) =
+            (finish_all(exact), finish_all(wildcard));
+        let any = finish(any);
+        let mut wildcard_lengths: Vec<_> = wildcard.keys().map(|host| host.len()).collect();
+        wildcard_lengths.sort_unstable_by(|a, b| b.cmp(a));
+        wildcard_lengths.dedup();
         shadowed.sort_by_key(|pair: &Shadowed| (pair.shadowed.route, pair.shadowed.matching));
         shadowed.dedup();
+        let router = Self {
+            exact,
+            wildcard,
+            wildcard_lengths,
+            any,
+        };
         (router, shadowed)
     }
 
@@ -144,13 +163,6 @@ impl Router {
         }
         ask(&self.any)
     }
-
-    fn tries_mut(&mut self) -> impl Iterator<Item = &mut Trie> {
-        self.exact
-            .values_mut()
-            .chain(self.wildcard.values_mut())
-            .chain([&mut self.any])
-    }
 }
 
 /// `host` without what precedes its last `length` bytes, when that is some labels.
@@ -189,32 +201,52 @@ fn allow(mut methods: Vec<Method>) -> Vec<Method> {
     methods
 }
 
-/// FNV-1a by eight bytes: fast for short keys. Keys come from the configuration, so
-/// that a stranger cannot make them collide.
-#[derive(Default)]
-pub(crate) struct FastHasher(u64);
+/// Hashes a short text: unkeyed, since the tables hold only what the configuration
+/// names, and a stranger's text is looked up without being stored. Whoever uses it
+/// compares the texts afterwards.
+#[inline]
+fn hash(seed: u64, text: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
+    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+    let half = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let stir = |hash: u64, word: u64| (hash ^ word).wrapping_mul(PRIME).rotate_left(29);
+    let start = stir(seed, text.len() as u64);
+    let hash = match (
+        text.first_chunk(),
+        text.last_chunk(),
+        text.first_chunk(),
+        text.last_chunk(),
+    ) {
+        (Some(first), Some(last), ..) if text.len() > 8 => {
+            // The last word overlaps the one before it, so that there is no rest.
+            let (middle, _) = text[8..text.len() - 1].as_chunks();
+            let start = stir(start, word(first));
+            let hash = middle
+                .iter()
+                .fold(start, |hash, bytes| stir(hash, word(bytes)));
+            stir(hash, word(last))
+        }
+        (_, _, Some(first), Some(last)) => stir(start, half(first) | half(last) << 32),
+        _ => text
+            .iter()
+            .fold(start, |hash, &byte| stir(hash, byte.into())),
+    };
+    // The tables use the low and the high bits.
+    (hash ^ (hash >> 29)).wrapping_mul(PRIME)
+}
 
-pub(crate) type FastHash = BuildHasherDefault<FastHasher>;
+/// [`hash()`] for a `HashMap`.
+#[derive(Default)]
+struct FastHasher(u64);
+
+type FastHash = BuildHasherDefault<FastHasher>;
 
 impl Hasher for FastHasher {
     fn write(&mut self, bytes: &[u8]) {
-        const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut hash = self.0 ^ bytes.len() as u64;
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            hash = (hash ^ u64::from_le_bytes(*word))
-                .wrapping_mul(PRIME)
-                .rotate_left(29);
-        }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.0 = (hash ^ u64::from_le_bytes(last))
-            .wrapping_mul(PRIME)
-            .rotate_left(29);
+        self.0 = hash(self.0, bytes);
     }
 
     fn finish(&self) -> u64 {
-        // hashbrown takes both the low and the high bits.
-        self.0 ^ (self.0 >> 32)
+        self.0
     }
 }

@@ -15,6 +15,10 @@ use crate::metrics::ServiceMetrics;
 /// Draws before all endpoints are looked at in order.
 const DRAWS: usize = 4;
 
+/// Points of the ring that are looked at before all endpoints are, in order: enough
+/// to pass what a request has tried, few enough when nearly all drain at once.
+const STEPS_MAX: usize = 256;
+
 /// How the members of a group are asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask {
@@ -133,11 +137,12 @@ impl Group {
     /// The first on the ring from `key` on that takes requests.
     fn nearest(&self, key: u64, fresh: &impl Fn(usize) -> bool) -> Option<InFlight> {
         let ring = self.ring.as_ref()?;
-        // Two rounds' worth of points would be needed only if nearly all were tried.
+        let home = ring.member(key)?;
         ring.walk(key)
-            .take(ring.len())
+            .take(STEPS_MAX)
             .filter(|&member| fresh(member))
             .find_map(|member| self.fit[member].enter())
+            .or_else(|| self.first_from(home, fresh))
     }
 
     fn first_from(&self, start: usize, fresh: &impl Fn(usize) -> bool) -> Option<InFlight> {

@@ -62,7 +62,7 @@ impl Text {
     }
 
     /// One line for each status that was counted.
-    fn statuses(&mut self, name: &str, label: (&str, &str), statuses: &Statuses) {
+    fn statuses(&mut self, name: &str, label: Option<(&str, &str)>, statuses: &Statuses) {
         for (place, count) in statuses.0.iter().enumerate() {
             let count = count.load(Ordering::Relaxed);
             if count == 0 {
@@ -72,11 +72,10 @@ impl Text {
                 Some(status) => (status.to_string(), format!("{}xx", status / 100)),
                 None => ("other".to_owned(), "other".to_owned()),
             };
-            self.sample(
-                name,
-                &[label, ("class", &class), ("status", &status)],
-                count,
-            );
+            let mut labels = Vec::with_capacity(3);
+            labels.extend(label);
+            labels.extend([("class", &class[..]), ("status", &status[..])]);
+            self.sample(name, &labels, count);
         }
     }
 
@@ -167,7 +166,7 @@ fn of_gateway(text: &mut Text, gateway: &GatewayMetrics, snapshot: &Snapshot) {
         "counter",
         "Requests that no route took, by status.",
     );
-    text.statuses(UNROUTED, ("route", ""), &gateway.unrouted);
+    text.statuses(UNROUTED, None, &gateway.unrouted);
 }
 
 fn of_routes(text: &mut Text, routes: &[&RouteMetrics]) {
@@ -178,7 +177,7 @@ fn of_routes(text: &mut Text, routes: &[&RouteMetrics]) {
         "Requests finished, by route and status.",
     );
     for route in routes {
-        text.statuses(REQUESTS, ("route", &route.route), &route.statuses);
+        text.statuses(REQUESTS, Some(("route", &route.route)), &route.statuses);
     }
     const DURATION: &str = "atoll_gateway_request_duration_seconds";
     text.family(
@@ -235,7 +234,7 @@ fn of_services(text: &mut Text, snapshot: &Snapshot) {
     for (service, _) in &services {
         text.statuses(
             ATTEMPTS,
-            ("service", service.service.as_str()),
+            Some(("service", service.service.as_str())),
             &service.statuses,
         );
     }

@@ -10,10 +10,16 @@ use super::path::hex_byte;
 use crate::config::{Match, Segment, ValueMatch};
 use crate::view::RequestView;
 
-/// The conditions of one match, path and host aside.
+/// The conditions of one match, path and host aside. Small where there are none.
 #[derive(Clone, Debug)]
 pub(crate) struct Conditions {
-    pub(crate) chosen: Chosen,
+    route: u32,
+    matching: u32,
+    asks: Option<Box<Asks>>,
+}
+
+#[derive(Clone, Debug)]
+struct Asks {
     method: Option<Method>,
     headers: Box<[(HeaderName, ValueMatch)]>,
     query: Box<[(String, ValueMatch)]>,
@@ -21,36 +27,62 @@ pub(crate) struct Conditions {
 
 impl Conditions {
     pub(crate) fn new(chosen: Chosen, spec: &Match) -> Self {
+        let nothing = spec.method.is_none() && spec.headers.is_empty() && spec.query.is_empty();
         Self {
-            chosen,
-            method: spec.method.clone(),
-            headers: spec.headers.clone().into(),
-            query: spec.query.clone().into(),
+            route: chosen.route as u32,
+            matching: chosen.matching as u32,
+            asks: (!nothing).then(|| {
+                Box::new(Asks {
+                    method: spec.method.clone(),
+                    headers: spec.headers.clone().into(),
+                    query: spec.query.clone().into(),
+                })
+            }),
+        }
+    }
+
+    /// Whose conditions these are.
+    pub(crate) fn chosen(&self) -> Chosen {
+        Chosen {
+            route: self.route as usize,
+            matching: self.matching as usize,
         }
     }
 
     /// Sorts the matches of one path, the first to be asked first. HEAD leads: it
     /// alone is matched by two methods, its own and GET.
     pub(crate) fn rank(&self) -> impl Ord + use<> {
-        (
-            method_rank(self.method.as_ref()),
-            Reverse(self.headers.len()),
-            Reverse(self.query.len()),
-            self.chosen.route,
-            self.chosen.matching,
-        )
+        (self.strictness(), self.route, self.matching)
     }
 
+    fn strictness(&self) -> (u8, Reverse<usize>, Reverse<usize>) {
+        let (headers, query) = match &self.asks {
+            Some(asks) => (asks.headers.len(), asks.query.len()),
+            None => (0, 0),
+        };
+        (method_rank(self.method()), Reverse(headers), Reverse(query))
+    }
+
+    /// Whether only the order decides between the two, if both hold.
+    pub(crate) fn as_strict_as(&self, other: &Self) -> bool {
+        self.strictness() == other.strictness()
+    }
+
+    #[inline]
     pub(crate) fn hold<V: RequestView>(&self, request: &V) -> bool {
-        method_holds(self.method.as_ref(), request.method()) && self.values_hold(request)
+        self.asks.as_ref().is_none_or(|asks| {
+            method_holds(asks.method.as_ref(), request.method())
+                && values_hold(&asks.headers, &asks.query, request)
+        })
     }
 
     pub(crate) fn method(&self) -> Option<&Method> {
-        self.method.as_ref()
+        self.asks.as_ref()?.method.as_ref()
     }
 
     pub(crate) fn values_hold<V: RequestView>(&self, request: &V) -> bool {
-        values_hold(&self.headers, &self.query, request)
+        let asks = self.asks.as_ref();
+        asks.is_none_or(|asks| values_hold(&asks.headers, &asks.query, request))
     }
 
     /// Whether both ask the same, so that the one in front takes all.
@@ -58,9 +90,15 @@ impl Conditions {
         fn alike<T: PartialEq>(a: &[T], b: &[T]) -> bool {
             a.len() == b.len() && a.iter().all(|item| b.contains(item))
         }
-        self.method == other.method
-            && alike(&self.headers, &other.headers)
-            && alike(&self.query, &other.query)
+        match (&self.asks, &other.asks) {
+            (None, None) => true,
+            (Some(mine), Some(others)) => {
+                mine.method == others.method
+                    && alike(&mine.headers, &others.headers)
+                    && alike(&mine.query, &others.query)
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 }
 

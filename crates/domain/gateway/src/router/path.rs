@@ -45,6 +45,7 @@ pub(crate) struct PathSegments<'a> {
 
 impl<'a> PathSegments<'a> {
     /// `/` is no segment, `/users/` is two: `users` and an empty one.
+    #[inline]
     pub(crate) fn parse(path: &'a str) -> Result<Self, BadPath> {
         let Some(relative) = path.strip_prefix('/') else {
             return Err(BadPath::NotAbsolute);
@@ -58,16 +59,29 @@ impl<'a> PathSegments<'a> {
         if relative.is_empty() {
             return Ok(segments);
         }
-        if memchr::memchr3(b'%', b'\\', 0, relative.as_bytes()).is_some() {
-            segments.decode(relative.as_bytes())?;
-            return Ok(segments);
-        }
+        let bytes = relative.as_bytes();
         let mut start = 0;
-        for end in memchr::memchr_iter(b'/', relative.as_bytes()).chain([relative.len()]) {
-            refuse_dots(&relative.as_bytes()[start..end])?;
-            segments.push(start, end);
-            start = end + 1;
+        for (at, &byte) in bytes.iter().enumerate() {
+            // Most bytes are letters and digits, above all but one of those sought.
+            if byte > b'/' && byte != b'\\' {
+                continue;
+            }
+            match byte {
+                b'/' => {
+                    segments.push(start, at);
+                    start = at + 1;
+                }
+                b'.' if at == start => refuse_dots(bytes, at)?,
+                b'%' | b'\\' | 0 => {
+                    segments.count = 0;
+                    segments.more.clear();
+                    segments.decode(bytes)?;
+                    return Ok(segments);
+                }
+                _ => {}
+            }
         }
+        segments.push(start, bytes.len());
         Ok(segments)
     }
 
@@ -77,6 +91,7 @@ impl<'a> PathSegments<'a> {
     }
 
     /// Segment `index`, decoded.
+    #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
         if index >= self.count {
             return None;
@@ -107,7 +122,7 @@ impl<'a> PathSegments<'a> {
                 return Err(BadPath::Nul);
             }
             for piece in segment.split(|byte| matches!(byte, b'/' | b'\\')) {
-                refuse_dots(piece)?;
+                refuse_dots(piece, 0)?;
             }
             self.push(start, decoded.len());
         }
@@ -116,15 +131,15 @@ impl<'a> PathSegments<'a> {
     }
 }
 
-fn refuse_dots(segment: &[u8]) -> Result<(), BadPath> {
-    if segment.first() != Some(&b'.') {
-        return Ok(());
-    }
-    match segment {
-        [b'.'] | [b'.', b'.'] | [b'.', b';', ..] | [b'.', b'.', b';', ..] => {
-            Err(BadPath::DotSegment)
-        }
-        _ => Ok(()),
+/// Looks at the segment of `path` that begins at `start`.
+fn refuse_dots(path: &[u8], start: usize) -> Result<(), BadPath> {
+    let after = match &path[start..] {
+        [b'.', b'.', after @ ..] | [b'.', after @ ..] => after.first(),
+        _ => return Ok(()),
+    };
+    match after {
+        None | Some(b'/' | b';') => Err(BadPath::DotSegment),
+        Some(_) => Ok(()),
     }
 }
 

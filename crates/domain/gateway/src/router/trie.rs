@@ -1,115 +1,68 @@
-//! The paths of one host: a trie of segments.
+//! The paths of one host: a trie of segments, flat, so that a look-up among thousands
+//! of routes touches few cache lines.
 //!
 //! Depth first, literal before parameter before rest, so that the first match is the
 //! best. A node is visited at most once, since one way leads to it. Steps are few
 //! unless the configuration has many patterns that differ in where they have a
 //! parameter (`/a/{x}`, `/{x}/a`, ...), of which all that fit must be tried: never
 //! more than the nodes of the trie. `reach` cuts the ways that end too early or late.
-
-use std::collections::HashMap;
+//! Made by `grow.rs`.
 
 use http::Method;
 
 use super::conditions::Conditions;
 use super::path::PathSegments;
-use super::{Chosen, FastHash, Shadowed};
-use crate::config::Segment;
+use super::{Chosen, hash};
 use crate::view::RequestView;
 
 /// Patterns of one host.
 #[derive(Debug)]
 pub(crate) struct Trie {
-    /// The first is the root.
-    nodes: Vec<Node>,
+    /// The first is the root; children come after their parents.
+    pub(super) nodes: Vec<Node>,
+    /// Ways from a node by a literal: open addressing, a power of two, half empty.
+    pub(super) literals: Vec<Literal>,
+    /// The literals' texts, one after the other.
+    pub(super) texts: Vec<u8>,
+    /// Matches, node by node: those of patterns that end there, then those that end
+    /// there with `{rest*}`; best first.
+    pub(super) matches: Vec<Conditions>,
 }
 
-#[derive(Debug, Default)]
-struct Node {
-    literals: HashMap<Box<[u8]>, u32, FastHash>,
-    param: Option<u32>,
-    /// Matches of patterns that end here, best first.
-    here: Vec<Conditions>,
-    /// Matches of patterns that end here with `{rest*}`, best first.
-    rest: Vec<Conditions>,
+#[derive(Debug)]
+pub(super) struct Node {
     /// Bit n: n segments more may end in a match below; the highest bit: so many or
     /// more.
-    reach: u64,
+    pub(super) reach: u64,
+    pub(super) parent: u32,
+    /// The literal that leads here, in `texts`.
+    pub(super) text: u32,
+    pub(super) text_bytes: u32,
+    /// The child by a parameter, or [`NOWHERE`].
+    pub(super) param: u32,
+    /// The first of this node's matches.
+    pub(super) matches: u32,
+    /// How many of them end here.
+    pub(super) here: u32,
+    /// How many more end here with `{rest*}`.
+    pub(super) rest: u32,
+    /// Whether any literal leads on.
+    pub(super) has_literals: bool,
 }
 
-const REACH_TOP: usize = 63;
-
-impl Default for Trie {
-    fn default() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-        }
-    }
+/// A place in the table of literals.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Literal {
+    /// High bits of the hash, to look at few nodes.
+    pub(super) tag: u32,
+    /// The child, or [`NOWHERE`].
+    pub(super) child: u32,
 }
+
+pub(super) const NOWHERE: u32 = u32::MAX;
+pub(super) const REACH_TOP: usize = 63;
 
 impl Trie {
-    /// Adds one match. `Rest` ends the pattern, whatever follows.
-    pub(crate) fn insert(&mut self, pattern: &[Segment], conditions: Conditions) {
-        let mut at = 0;
-        for segment in pattern {
-            at = match segment {
-                Segment::Literal(text) => {
-                    let next = self.nodes[at].literals.get(text.as_bytes()).copied();
-                    next.map_or_else(
-                        || {
-                            let made = self.add_node();
-                            self.nodes[at].literals.insert(text.as_bytes().into(), made);
-                            made as usize
-                        },
-                        |known| known as usize,
-                    )
-                }
-                Segment::Param(_) => match self.nodes[at].param {
-                    Some(known) => known as usize,
-                    None => {
-                        let made = self.add_node();
-                        self.nodes[at].param = Some(made);
-                        made as usize
-                    }
-                },
-                Segment::Rest(_) => {
-                    self.nodes[at].rest.push(conditions);
-                    return;
-                }
-            };
-        }
-        self.nodes[at].here.push(conditions);
-    }
-
-    fn add_node(&mut self) -> u32 {
-        self.nodes.push(Node::default());
-        (self.nodes.len() - 1) as u32
-    }
-
-    /// Sorts the matches and finds those that another takes everything from.
-    pub(crate) fn finish(&mut self) -> Vec<Shadowed> {
-        let mut shadowed = Vec::new();
-        // Children come after their parents.
-        for at in (0..self.nodes.len()).rev() {
-            let children = self.nodes[at]
-                .literals
-                .values()
-                .chain(&self.nodes[at].param);
-            let below = children.fold(0, |reach, &child| {
-                let child = self.nodes[child as usize].reach;
-                reach | (child << 1) | (child & (1 << REACH_TOP))
-            });
-            let node = &mut self.nodes[at];
-            node.reach = below
-                | u64::from(!node.here.is_empty())
-                | if node.rest.is_empty() { 0 } else { u64::MAX };
-            for list in [&mut node.here, &mut node.rest] {
-                list.sort_by_key(Conditions::rank);
-                shadowed.extend(find_shadowed(list));
-            }
-        }
-        shadowed
-    }
-
     /// The best match.
     pub(crate) fn find<V: RequestView>(
         &self,
@@ -118,7 +71,7 @@ impl Trie {
     ) -> Option<Chosen> {
         self.walk(0, path, 0, &mut |list| {
             let holding = list.iter().find(|conditions| conditions.hold(request));
-            holding.map(|conditions| conditions.chosen)
+            holding.map(|conditions| conditions.chosen())
         })
     }
 
@@ -138,25 +91,6 @@ impl Trie {
         });
     }
 
-    /// Nodes that a look-up without success goes through.
-    #[cfg(test)]
-    pub(super) fn visits(&self, path: &PathSegments<'_>) -> usize {
-        fn count(trie: &Trie, at: u32, path: &PathSegments<'_>, depth: usize) -> usize {
-            let node = &trie.nodes[at as usize];
-            if node.reach >> (path.len() - depth).min(REACH_TOP) & 1 == 0 {
-                return 1;
-            }
-            let Some(segment) = path.get(depth) else {
-                return 1;
-            };
-            let children = node.literals.get(segment).into_iter().chain(&node.param);
-            1 + children
-                .map(|&child| count(trie, child, path, depth + 1))
-                .sum::<usize>()
-        }
-        count(self, 0, path, 0)
-    }
-
     /// Shows `visit` the matches whose path fits, best path first, until it answers.
     fn walk<T>(
         &self,
@@ -166,37 +100,76 @@ impl Trie {
         visit: &mut impl FnMut(&[Conditions]) -> Option<T>,
     ) -> Option<T> {
         let node = &self.nodes[at as usize];
-        if node.reach >> (path.len() - depth).min(REACH_TOP) & 1 == 0 {
+        if !node.reaches(path.len() - depth) {
             return None;
         }
+        let (here, rest) = self.matches_of(node);
         let deeper = match path.get(depth) {
-            None => visit(&node.here),
-            Some(segment) => {
-                let literal = node.literals.get(segment);
-                literal
-                    .and_then(|&child| self.walk(child, path, depth + 1, visit))
-                    .or_else(|| {
-                        let param = node.param.filter(|_| !segment.is_empty())?;
-                        self.walk(param, path, depth + 1, visit)
-                    })
-            }
+            None => visit(here),
+            Some(segment) => self
+                .literal(at, node, segment)
+                .and_then(|child| self.walk(child, path, depth + 1, visit))
+                .or_else(|| {
+                    if node.param == NOWHERE || segment.is_empty() {
+                        return None;
+                    }
+                    self.walk(node.param, path, depth + 1, visit)
+                }),
         };
-        deeper.or_else(|| visit(&node.rest))
+        deeper.or_else(|| if rest.is_empty() { None } else { visit(rest) })
+    }
+
+    fn matches_of(&self, node: &Node) -> (&[Conditions], &[Conditions]) {
+        let all = &self.matches[node.matches as usize..];
+        all[..(node.here + node.rest) as usize].split_at(node.here as usize)
+    }
+
+    fn literal(&self, at: u32, node: &Node, segment: &[u8]) -> Option<u32> {
+        if !node.has_literals {
+            return None;
+        }
+        let hash = hash(at.into(), segment);
+        let mask = self.literals.len() - 1;
+        let mut place = hash as usize & mask;
+        loop {
+            let Literal { tag, child } = self.literals[place];
+            if child == NOWHERE {
+                return None;
+            }
+            if tag == (hash >> 32) as u32 && self.leads(at, segment, child) {
+                return Some(child);
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    fn leads(&self, from: u32, segment: &[u8], child: u32) -> bool {
+        let child = &self.nodes[child as usize];
+        let text = child.text as usize..(child.text + child.text_bytes) as usize;
+        child.parent == from && &self.texts[text] == segment
+    }
+
+    /// Nodes that a look-up without success goes through.
+    #[cfg(test)]
+    pub(super) fn visits(&self, path: &PathSegments<'_>) -> usize {
+        fn count(trie: &Trie, at: u32, path: &PathSegments<'_>, depth: usize) -> usize {
+            let node = &trie.nodes[at as usize];
+            let Some(segment) = path.get(depth).filter(|_| node.reaches(path.len() - depth)) else {
+                return 1;
+            };
+            let param = Some(node.param).filter(|&param| param != NOWHERE);
+            let children = trie.literal(at, node, segment).into_iter().chain(param);
+            1 + children
+                .map(|child| count(trie, child, path, depth + 1))
+                .sum::<usize>()
+        }
+        count(self, 0, path, 0)
     }
 }
 
-/// Of matches with the same path, best first: those that another asks the same as.
-fn find_shadowed(list: &[Conditions]) -> Vec<Shadowed> {
-    let mut shadowed = Vec::new();
-    for (index, later) in list.iter().enumerate() {
-        // A route that names a host twice has its match here twice.
-        let winner = list[..index]
-            .iter()
-            .find(|earlier| earlier.chosen != later.chosen && earlier.same(later));
-        shadowed.extend(winner.map(|winner| Shadowed {
-            winner: winner.chosen,
-            shadowed: later.chosen,
-        }));
+impl Node {
+    /// Whether a path with so many segments left may end in a match.
+    fn reaches(&self, left: usize) -> bool {
+        (self.reach >> left.min(REACH_TOP)) & 1 == 1
     }
-    shadowed
 }

@@ -454,11 +454,12 @@ fn nothing_is_sent_to_an_endpoint_once_it_is_idle() {
     let sent = AtomicU64::new(0);
     let broken = AtomicU64::new(0);
     std::thread::scope(|scope| {
+        let mut workers = Vec::new();
         for seed in 0..3 {
             // Workers hold the oldest snapshot there is.
             let (first, is_idle, done, sent, broken) = (&first, &is_idle, &done, &sent, &broken);
             let watched = &watched;
-            scope.spawn(move || {
+            workers.push(scope.spawn(move || {
                 let mut random = Random::from_seed(seed);
                 let request = get("/users/7");
                 let route = found(first, &request);
@@ -471,7 +472,7 @@ fn nothing_is_sent_to_an_endpoint_once_it_is_idle() {
                         }
                     }
                 }
-            });
+            }));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -485,7 +486,9 @@ fn nothing_is_sent_to_an_endpoint_once_it_is_idle() {
             std::thread::yield_now();
             is_idle.store(false, Ordering::SeqCst);
             snapshot = Arc::new(compile(&config, &fit, Some(&snapshot)));
-            while sent.load(Ordering::SeqCst) == before {
+            // A worker that panicked is reported when the scope ends.
+            while sent.load(Ordering::SeqCst) == before && !workers.iter().any(|w| w.is_finished())
+            {
                 std::thread::yield_now();
             }
         }
