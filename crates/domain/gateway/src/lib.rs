@@ -2,6 +2,11 @@
 
 mod buffer;
 pub mod config;
+pub mod endpoint;
 mod h1;
+pub mod metrics;
+mod router;
+pub mod snapshot;
+pub mod view;
 
 pub use h1::fuzz_request_head;
