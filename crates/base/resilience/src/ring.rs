@@ -27,7 +27,7 @@ impl Ring {
         let members: Vec<_> = members.into_iter().collect();
         let weight: u64 = members.iter().map(|&(_, weight)| u64::from(weight)).sum();
         let mut halvings = 0;
-        while weight * POINTS_PER_WEIGHT >> halvings > POINTS_MAX {
+        while (weight * POINTS_PER_WEIGHT) >> halvings > POINTS_MAX {
             halvings += 1;
         }
         let mut points = Vec::new();
@@ -36,7 +36,7 @@ impl Ring {
                 continue;
             }
             let name = hash_key(name.as_bytes());
-            let count = (u64::from(weight) * POINTS_PER_WEIGHT >> halvings).max(1);
+            let count = ((u64::from(weight) * POINTS_PER_WEIGHT) >> halvings).max(1);
             points.extend((0..count).map(|point| (mix(name ^ mix(point)), member)));
         }
         points.sort_unstable();

@@ -4,11 +4,17 @@
 //! from a fixed list. All counters are relaxed atomics; a request costs one counter,
 //! one bucket and one sum. Counters of a route live as long as its name.
 
+mod gateway;
+mod text;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use atoll_model::ServiceName;
 use http::StatusCode;
+
+pub use gateway::{GatewayMetrics, ListenerMetrics, Rejection};
+pub use text::render;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -94,6 +100,15 @@ impl RouteMetrics {
     pub fn finished(&self, status: StatusCode, duration: Duration) {
         self.statuses.count(status);
         self.duration.observe(duration);
+    }
+
+    /// Whether any request came yet.
+    pub(crate) fn was_asked(&self) -> bool {
+        let counts = self.statuses.0.iter();
+        self.in_flight.get() != 0
+            || counts
+                .into_iter()
+                .any(|count| count.load(Ordering::Relaxed) > 0)
     }
 }
 

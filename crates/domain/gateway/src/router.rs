@@ -12,6 +12,8 @@
 
 mod conditions;
 mod path;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use std::collections::HashMap;

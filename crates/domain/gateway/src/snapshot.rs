@@ -11,7 +11,7 @@ mod check;
 mod rewrite;
 mod route;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use atoll_model::{Catalog, Health, Instance, Revision, ServiceName};
@@ -19,7 +19,7 @@ use http::Method;
 
 use crate::config::{Balance, Config, Route};
 use crate::endpoint::{Endpoint, Group};
-use crate::metrics::ServiceMetrics;
+use crate::metrics::{RouteMetrics, ServiceMetrics};
 use crate::router::{Chosen, Lookup, Router};
 use crate::view::RequestView;
 
@@ -43,6 +43,8 @@ pub struct Snapshot {
     groups: HashMap<ServiceName, Arc<Group>>,
     /// Endpoints that no group has any more and that have requests in flight.
     lingering: Vec<Arc<Endpoint>>,
+    /// Counters of routes that are gone and have requests in flight.
+    lingering_metrics: Vec<Arc<RouteMetrics>>,
 }
 
 /// What became of a look-up.
@@ -81,7 +83,7 @@ impl Snapshot {
             }
         };
         let groups = compile_groups(&config, catalog, previous);
-        let routes = match same_config {
+        let routes: Vec<_> = match same_config {
             Some(previous) => previous
                 .routes
                 .iter()
@@ -91,12 +93,19 @@ impl Snapshot {
                 let known = previous.map(Self::routes_by_name).unwrap_or_default();
                 let compile = |spec: &Route| {
                     let before = known.get(&spec.name[..]).copied();
-                    Arc::new(CompiledRoute::compile(spec, &groups, before))
+                    let revived = previous.and_then(|previous| previous.lingering_metrics_of(spec));
+                    Arc::new(CompiledRoute::compile(spec, &groups, before, revived))
                 };
                 config.routes.iter().map(compile).collect()
             }
         };
+        let lingering_metrics = match (same_config, previous) {
+            (None, Some(previous)) => previous.metrics_without(&routes),
+            (Some(same), _) => same.lingering_metrics.clone(),
+            (None, None) => Vec::new(),
+        };
         let snapshot = Self {
+            lingering_metrics,
             config,
             generation,
             catalog_revision: catalog.revision,
@@ -145,6 +154,48 @@ impl Snapshot {
     /// The routes, in the order of the file.
     pub fn routes(&self) -> &[Arc<CompiledRoute>] {
         &self.routes
+    }
+
+    /// Counters of all routes, and of those gone that have requests in flight.
+    pub(crate) fn route_metrics(&self) -> impl Iterator<Item = &RouteMetrics> {
+        let gone = self
+            .lingering_metrics
+            .iter()
+            .filter(|gone| gone.in_flight.get() > 0);
+        let routes = self.routes.iter().map(|route| &route.metrics);
+        routes.chain(gone).map(|metrics| &**metrics)
+    }
+
+    /// Counters of all services that routes name, and requests in flight to each; by
+    /// name.
+    pub(crate) fn service_traffic(&self) -> impl Iterator<Item = (&ServiceMetrics, u32)> {
+        let mut groups: Vec<_> = self.groups.values().collect();
+        groups.sort_unstable_by(|a, b| a.service.cmp(&b.service));
+        groups.into_iter().map(|group| {
+            let in_flight = group.all.iter().map(|endpoint| endpoint.in_flight()).sum();
+            (&*group.metrics, in_flight)
+        })
+    }
+
+    fn lingering_metrics_of(&self, spec: &Route) -> Option<&Arc<RouteMetrics>> {
+        let mut gone = self.lingering_metrics.iter();
+        gone.find(|metrics| metrics.route == spec.name)
+    }
+
+    /// Counters that `routes` have not taken over and that are still in use.
+    fn metrics_without(&self, routes: &[Arc<CompiledRoute>]) -> Vec<Arc<RouteMetrics>> {
+        let kept: HashSet<_> = routes.iter().map(|route| &route.metrics.route).collect();
+        // A worker may hold this snapshot and be about to count a request, so that
+        // routes just gone are kept whether or not one is in flight now.
+        let asked = self.routes.iter().map(|route| &route.metrics);
+        let asked = asked.filter(|metrics| metrics.was_asked());
+        let busy = self.lingering_metrics.iter();
+        let busy = busy.filter(|metrics| metrics.in_flight.get() > 0);
+        asked
+            .chain(busy)
+            .filter(|metrics| !kept.contains(&metrics.route))
+            .cloned()
+            .collect()
     }
 
     fn routes_by_name(&self) -> HashMap<&str, &CompiledRoute> {
@@ -250,7 +301,7 @@ fn lingering(
         if now.is_some_and(|now| Arc::ptr_eq(now, before)) {
             continue;
         }
-        let kept: std::collections::HashSet<_> = now
+        let kept: HashSet<_> = now
             .into_iter()
             .flat_map(|now| &now.all)
             .map(|endpoint| endpoint.key)

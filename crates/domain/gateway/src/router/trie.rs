@@ -138,6 +138,25 @@ impl Trie {
         });
     }
 
+    /// Nodes that a look-up without success goes through.
+    #[cfg(test)]
+    pub(super) fn visits(&self, path: &PathSegments<'_>) -> usize {
+        fn count(trie: &Trie, at: u32, path: &PathSegments<'_>, depth: usize) -> usize {
+            let node = &trie.nodes[at as usize];
+            if node.reach >> (path.len() - depth).min(REACH_TOP) & 1 == 0 {
+                return 1;
+            }
+            let Some(segment) = path.get(depth) else {
+                return 1;
+            };
+            let children = node.literals.get(segment).into_iter().chain(&node.param);
+            1 + children
+                .map(|&child| count(trie, child, path, depth + 1))
+                .sum::<usize>()
+        }
+        count(self, 0, path, 0)
+    }
+
     /// Shows `visit` the matches whose path fits, best path first, until it answers.
     fn walk<T>(
         &self,
@@ -170,7 +189,10 @@ impl Trie {
 fn find_shadowed(list: &[Conditions]) -> Vec<Shadowed> {
     let mut shadowed = Vec::new();
     for (index, later) in list.iter().enumerate() {
-        let winner = list[..index].iter().find(|earlier| earlier.same(later));
+        // A route that names a host twice has its match here twice.
+        let winner = list[..index]
+            .iter()
+            .find(|earlier| earlier.chosen != later.chosen && earlier.same(later));
         shadowed.extend(winner.map(|winner| Shadowed {
             winner: winner.chosen,
             shadowed: later.chosen,

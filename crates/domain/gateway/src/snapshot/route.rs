@@ -50,9 +50,10 @@ impl CompiledRoute {
         spec: &Route,
         groups: &HashMap<ServiceName, Arc<Group>>,
         before: Option<&Self>,
+        revived: Option<&Arc<RouteMetrics>>,
     ) -> Self {
         let (percent, minimum) = (spec.retry.budget_percent, spec.retry.budget_min_per_second);
-        let metrics = before.map(|before| Arc::clone(&before.metrics));
+        let metrics = before.map(|before| &before.metrics).or(revived);
         let budget = before
             .filter(|before| before.retry_budget.has_limits(percent, minimum))
             .map(|before| Arc::clone(&before.retry_budget));
@@ -62,7 +63,7 @@ impl CompiledRoute {
         });
         Self::assemble(
             Arc::new(spec.clone()),
-            metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&spec.name))),
+            metrics.map_or_else(|| Arc::new(RouteMetrics::new(&spec.name)), Arc::clone),
             budget.unwrap_or_else(|| {
                 Arc::new(RetryBudget::new(percent, minimum, Clock::system().now()))
             }),
