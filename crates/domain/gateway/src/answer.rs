@@ -9,17 +9,8 @@ use std::fmt::Write;
 use http::StatusCode;
 
 use crate::h1::Refusal;
-
-/// Who must act to make the request succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The client sent something that cannot be served.
-    Client,
-    /// The service behind failed.
-    Upstream,
-    /// The gateway, or how it is configured.
-    Gateway,
-}
+use crate::metrics::Rejection;
+use crate::record::Blame;
 
 /// Why the gateway answered by itself or cut a response off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +62,15 @@ impl Reason {
     fn facts(self) -> (u16, Blame, &'static str, &'static str) {
         use Blame::*;
         match self {
-            Self::MalformedRequest => (400, Client, "malformed_request", "The request is malformed"),
-            Self::MalformedBody => (400, Client, "malformed_body", "The request body is malformed"),
+            Self::MalformedRequest => {
+                (400, Client, "malformed_request", "The request is malformed")
+            }
+            Self::MalformedBody => (
+                400,
+                Client,
+                "malformed_body",
+                "The request body is malformed",
+            ),
             Self::BadPath => (400, Client, "bad_path", "The path is ambiguous"),
             Self::NoRoute => (404, Client, "no_route", "No route takes this request"),
             Self::MethodNotAllowed => (
@@ -81,14 +79,39 @@ impl Reason {
                 "method_not_allowed",
                 "The route does not take this method",
             ),
-            Self::HeadTimeout => (408, Client, "head_timeout", "The request took too long to arrive"),
-            Self::BodyTimeout => (408, Client, "body_timeout", "The request body stopped arriving"),
-            Self::BodyTooLarge => (413, Client, "body_too_large", "The request body is too large"),
+            Self::HeadTimeout => (
+                408,
+                Client,
+                "head_timeout",
+                "The request took too long to arrive",
+            ),
+            Self::BodyTimeout => (
+                408,
+                Client,
+                "body_timeout",
+                "The request body stopped arriving",
+            ),
+            Self::BodyTooLarge => (
+                413,
+                Client,
+                "body_too_large",
+                "The request body is too large",
+            ),
             Self::TargetTooLong => (414, Client, "target_too_long", "The URL is too long"),
-            Self::HeadTooLarge => (431, Client, "head_too_large", "The request headers are too large"),
+            Self::HeadTooLarge => (
+                431,
+                Client,
+                "head_too_large",
+                "The request headers are too large",
+            ),
             Self::ClientGone => (499, Client, "client_gone", "The client went away"),
             Self::ConnectMethod => (501, Client, "connect_method", "CONNECT is not supported"),
-            Self::HttpVersion => (505, Client, "http_version", "This HTTP version is not spoken here"),
+            Self::HttpVersion => (
+                505,
+                Client,
+                "http_version",
+                "This HTTP version is not spoken here",
+            ),
             Self::ConnectFailed => (
                 502,
                 Upstream,
@@ -125,7 +148,12 @@ impl Reason {
                 "upstream_timeout",
                 "The service did not answer in time",
             ),
-            Self::RequestTimeout => (504, Upstream, "request_timeout", "The request took too long"),
+            Self::RequestTimeout => (
+                504,
+                Upstream,
+                "request_timeout",
+                "The request took too long",
+            ),
         }
     }
 
@@ -141,6 +169,31 @@ impl Reason {
 
     pub(crate) fn status(self) -> StatusCode {
         StatusCode::from_u16(self.facts().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The counter of what is refused without asking an upstream.
+    pub(crate) fn rejection(self) -> Option<Rejection> {
+        match self {
+            Self::MalformedRequest
+            | Self::MalformedBody
+            | Self::ConnectMethod
+            | Self::HttpVersion => Some(Rejection::BadRequest),
+            Self::BadPath => Some(Rejection::BadPath),
+            Self::NoRoute => Some(Rejection::NoRoute),
+            Self::MethodNotAllowed => Some(Rejection::MethodNotAllowed),
+            Self::HeadTimeout => Some(Rejection::HeadTimeout),
+            Self::BodyTimeout => Some(Rejection::BodyTimeout),
+            Self::BodyTooLarge => Some(Rejection::BodyTooLarge),
+            Self::HeadTooLarge | Self::TargetTooLong => Some(Rejection::HeadTooLarge),
+            Self::NoEndpoint => Some(Rejection::NoEndpoint),
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamClosed
+            | Self::UpstreamMalformed
+            | Self::UpstreamTimeout
+            | Self::RequestTimeout
+            | Self::ClientGone => None,
+        }
     }
 
     /// RFC 9209 §2.3's error type.
@@ -165,17 +218,6 @@ impl Reason {
             | Self::ClientGone
             | Self::ConnectMethod
             | Self::HttpVersion => "http_request_error",
-        }
-    }
-}
-
-impl Blame {
-    /// The word that clients see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-            Self::Gateway => "gateway",
         }
     }
 }
@@ -228,9 +270,7 @@ impl From<Refusal> for Failure {
                 Reason::TargetTooLong,
                 "the request target takes more than half of what a head may have",
             ),
-            Refusal::Connect => {
-                Self::new(Reason::ConnectMethod, "this is a gateway, not a tunnel")
-            }
+            Refusal::Connect => Self::new(Reason::ConnectMethod, "this is a gateway, not a tunnel"),
             Refusal::Version => Self::new(
                 Reason::HttpVersion,
                 "use HTTP/1.0, HTTP/1.1, or HTTP/2 with prior knowledge",
@@ -277,7 +317,15 @@ impl Answer {
             page(status, title, &failure.detail, blame, word, request_id)
         } else {
             fields.push(("content-type", "application/problem+json".to_owned()));
-            problem(status, title, &failure.detail, blame, word, request_id, instance)
+            problem(
+                status,
+                title,
+                &failure.detail,
+                blame,
+                word,
+                request_id,
+                instance,
+            )
         };
         fields.push(("cache-control", "no-store".to_owned()));
         Self {
@@ -298,7 +346,10 @@ impl Answer {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "they are the members of the object")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "they are the members of the object"
+)]
 fn problem(
     status: u16,
     title: &str,
@@ -441,7 +492,10 @@ mod tests {
     fn what_a_client_sent_is_escaped_everywhere() {
         let failure = Failure::new(Reason::NoRoute, "no route for `\"<script>\u{1}é`");
         let json = Answer::to(&failure, "atoll", "/<b>\"", "id", false);
-        assert!(json.body.contains(r#""detail":"no route for `\"\u003cscript\u003e\u0001\u00e9`""#));
+        assert!(
+            json.body
+                .contains(r#""detail":"no route for `\"\u003cscript\u003e\u0001\u00e9`""#)
+        );
         assert!(json.body.contains(r#""instance":"/\u003cb\u003e\"""#));
         let html = Answer::to(&failure, "atoll", "/", "id", true);
         assert!(html.body.contains("&lt;script&gt;") && !html.body.contains("<script"));
@@ -450,7 +504,9 @@ mod tests {
 
     #[test]
     fn browsers_get_pages_and_programs_get_json() {
-        assert!(prefers_html(Some(b"text/html,application/xhtml+xml,*/*;q=0.8")));
+        assert!(prefers_html(Some(
+            b"text/html,application/xhtml+xml,*/*;q=0.8"
+        )));
         assert!(!prefers_html(Some(b"application/json, text/html")));
         assert!(!prefers_html(Some(b"*/*")));
         assert!(!prefers_html(None));

@@ -141,7 +141,12 @@ impl Outgoing<'_> {
         out.extend_from_slice(self.target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         // A request without Host is no HTTP/1.1: only replaced, never removed.
-        if !self.edit.set.iter().any(|(name, _)| name == http::header::HOST) {
+        if !self
+            .edit
+            .set
+            .iter()
+            .any(|(name, _)| name == http::header::HOST)
+        {
             push(out, b"host", head.authority().as_bytes());
         }
         for field in &head.fields {
@@ -160,7 +165,9 @@ impl Outgoing<'_> {
             });
             out.extend_from_slice(self.via.as_bytes());
         });
-        write_edit(self.edit, |name, value| push(out, name.as_str().as_bytes(), value));
+        write_edit(self.edit, |name, value| {
+            push(out, name.as_str().as_bytes(), value)
+        });
         out.extend_from_slice(b"\r\n");
     }
 
@@ -219,7 +226,9 @@ impl Outgoing<'_> {
             push(
                 out,
                 b"max-forwards",
-                itoa::Buffer::new().format(hops.saturating_sub(1)).as_bytes(),
+                itoa::Buffer::new()
+                    .format(hops.saturating_sub(1))
+                    .as_bytes(),
             );
         }
     }
@@ -239,7 +248,9 @@ impl Outgoing<'_> {
         });
         let given = |kind| self.trusted && head.values(kind).next().is_some();
         if !given(Known::ForwardedProto) {
-            self.own(out, "x-forwarded-proto", |out| out.extend_from_slice(b"http"));
+            self.own(out, "x-forwarded-proto", |out| {
+                out.extend_from_slice(b"http")
+            });
         }
         if !given(Known::ForwardedHost) {
             self.own(out, "x-forwarded-host", |out| {
@@ -322,9 +333,7 @@ pub(crate) fn response_fields<'a>(
             | Known::Hop
             | Known::Te
             | Known::RequestId => false,
-            Known::Other => {
-                !head.options.nominates || !nominated(bytes, &head.fields, name)
-            }
+            Known::Other => !head.options.nominates || !nominated(bytes, &head.fields, name),
             Known::Host
             | Known::Expect
             | Known::Forwarded
@@ -437,6 +446,9 @@ mod tests {
     fn forwarded_is_read_where_the_older_field_is_missing() {
         let fields = "Forwarded: for=\"[2001:db8::1]:47\";proto=https, for=10.0.0.2\r\n";
         assert_eq!(client(&["10.0.0.0/8"], fields), "2001:db8::1");
-        assert_eq!(client(&["10.0.0.0/8"], "Forwarded: For=1.2.3.4:99\r\n"), "1.2.3.4");
+        assert_eq!(
+            client(&["10.0.0.0/8"], "Forwarded: For=1.2.3.4:99\r\n"),
+            "1.2.3.4"
+        );
     }
 }

@@ -84,9 +84,7 @@ fn is_sane(id: &[u8]) -> bool {
 }
 
 fn hex(bits: u64) -> [u8; 16] {
-    std::array::from_fn(|place| {
-        b"0123456789abcdef"[(bits >> (60 - place * 4)) as usize & 15]
-    })
+    std::array::from_fn(|place| b"0123456789abcdef"[(bits >> (60 - place * 4)) as usize & 15])
 }
 
 /// Trace id, parent id and flags of `00-…-…-01`; later versions may be longer.
@@ -97,8 +95,7 @@ fn parse_parent(value: &[u8]) -> Option<([u8; 32], [u8; 16], [u8; 2])> {
     };
     let version = value.get(..2)?;
     let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    let length = value.len() == 55
-        || (version != b"00" && value.len() > 55 && value[55] == b'-');
+    let length = value.len() == 55 || (version != b"00" && value.len() > 55 && value[55] == b'-');
     if !dashes || !length || !lower_hex(version) || version == b"ff" {
         return None;
     }

@@ -211,7 +211,11 @@ impl Upstream {
         poll_body(&mut self.body, &mut self.stream, cx, buffers)
     }
 
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &[u8],
+    ) -> Poll<io::Result<()>> {
         self.output.poll(cx, &mut self.stream, piece)
     }
 
@@ -300,7 +304,10 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&key.0)?;
         while let Some(one) = list.pop() {
-            if one.upstream.is_alive(now.saturating_duration_since(one.since)) {
+            if one
+                .upstream
+                .is_alive(now.saturating_duration_since(one.since))
+            {
                 let mut upstream = one.upstream;
                 upstream.reused = true;
                 upstream.begin();
