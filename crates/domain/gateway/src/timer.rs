@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use atoll_runtime::Clock;
@@ -36,6 +36,8 @@ pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// When `sleep` fires; it has been polled since it was set.
     armed: Instant,
+    /// The task that `sleep` wakes.
+    waker: Option<Waker>,
 }
 
 impl Timer {
@@ -48,6 +50,7 @@ impl Timer {
             deadlines: [None; WAITS.len()],
             sleep: None,
             armed: now,
+            waker: None,
         }
     }
 
@@ -92,6 +95,10 @@ impl Timer {
             if let Some(sleep) = &self.sleep
                 && self.armed <= at
                 && !sleep.is_elapsed()
+                && self
+                    .waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(cx.waker()))
             {
                 self.fresh = false;
                 return Poll::Pending;
@@ -110,6 +117,7 @@ impl Timer {
                     .sleep
                     .insert(Box::pin(tokio::time::sleep_until(at.into()))),
             };
+            self.waker = Some(cx.waker().clone());
             if sleep.as_mut().poll(cx).is_pending() {
                 self.fresh = false;
                 return Poll::Pending;

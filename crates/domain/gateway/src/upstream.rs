@@ -112,11 +112,6 @@ impl Upstream {
         self.answered = false;
     }
 
-    /// Whether a byte of the response has come.
-    pub(crate) fn answered(&self) -> bool {
-        self.answered
-    }
-
     /// Reads until a head is whole, final or interim; it is then in `head`.
     pub(crate) fn poll_head(
         &mut self,

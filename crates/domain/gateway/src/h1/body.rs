@@ -29,6 +29,8 @@ pub(crate) struct Body {
     whole: bool,
     /// Content seen in all.
     content_bytes: u64,
+    /// Trailer lines of a body that is not chunked (HTTP/2).
+    trailers: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ impl Body {
             filled: to,
             whole: true,
             content_bytes: 0,
+            trailers: Vec::new(),
         };
         self.decode()
     }
@@ -108,8 +111,13 @@ impl Body {
     pub(crate) fn trailers(&self) -> &[u8] {
         match &self.decoder {
             Decoder::Chunked(chunked) => chunked.trailers(),
-            _ => &[],
+            _ => &self.trailers,
         }
+    }
+
+    /// Trailers that came beside the content.
+    pub(crate) fn set_trailers(&mut self, lines: Vec<u8>) {
+        self.trailers = lines;
     }
 
     /// Content seen so far, in bytes.
@@ -122,11 +130,6 @@ impl Body {
         if self.whole {
             self.cursor = self.kept;
         }
-        self.whole
-    }
-
-    /// Whether [`Body::rewind`] would succeed.
-    pub(crate) fn can_rewind(&self) -> bool {
         self.whole
     }
 
