@@ -1,6 +1,11 @@
 //! A file that was cut short or altered: what opens must be right, and what does not
 //! open must say so and be left in place.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may panic as it may"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
