@@ -629,8 +629,13 @@ async fn a_power_cut_loses_nothing_acknowledged_whatever_part_was_written() {
                 );
             }
             cut.platter().cut_after = Some(20 + random.below(400));
+            let tried_before = tried;
             while cut.platter().cut_after != Some(0) {
                 tried += 1;
+                assert!(
+                    tried < tried_before + 1_000,
+                    "{context}: nothing is written"
+                );
                 let key = Key::from(format!("k{}", random.below(30)));
                 let mut value = tried.to_le_bytes().to_vec();
                 value.resize(8 + random.below(6_000), 1);
