@@ -59,7 +59,8 @@ async fn check(history: &BTreeMap<u64, Contents>, image: &[u8], what: &str) -> b
             assert!(said, "{what}: {error}");
             let text = error.to_string();
             assert!(text.contains(FILE), "{what}: {text}");
-            assert!(file.exists(), "{what}: the damaged file is gone");
+            let left = std::fs::read(&file).unwrap();
+            assert!(left == image, "{what}: the damaged file was changed");
             return false;
         }
     };
