@@ -119,6 +119,7 @@ fn start(disk: Option<Disk>, loaded: Loaded, options: Options, tasks: &Tasks) ->
         disk,
         next_lease: loaded.next_lease,
         pending: None,
+        last_gathered: 0,
     };
     // Its end is what the group waits for; there is no result.
     drop(tasks.once("owner", owner.run(tasks.stop_signal())));

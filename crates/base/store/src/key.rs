@@ -67,7 +67,7 @@ impl Span {
     }
 
     /// The same as bounds of an ordered map; `None` when no key can be meant.
-    pub(crate) fn bounds(&self) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+    pub(crate) fn bounds(&self) -> Option<Bounds> {
         match self {
             Self::Key(one) => {
                 let key = one.as_bytes().to_vec();
@@ -83,6 +83,8 @@ impl Span {
         }
     }
 }
+
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// The first byte string after all those that begin with `prefix`; none when the
 /// prefix is empty or all 0xff.

@@ -13,6 +13,7 @@ mod error;
 mod key;
 mod lease;
 #[cfg(feature = "suite")]
+#[expect(clippy::unwrap_used, reason = "these are tests, made to panic")]
 pub mod suite;
 mod txn;
 mod watch;

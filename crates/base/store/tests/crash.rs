@@ -5,6 +5,11 @@
 //! always the same build. It prints what it begins and what is acknowledged, one
 //! line each. `ATOLL_STORE_CRASH_RUNS` says how often; 25 if it is not set.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may panic as it may"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,6 +1,11 @@
 //! Random histories against a model that is too simple to be wrong: a whole map for
 //! each revision. Transactions, leases, time, compaction, restarts, watches.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may panic as it may"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

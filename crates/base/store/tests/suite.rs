@@ -1,5 +1,10 @@
 //! The embedded backend, in memory and on disk, held to the suite of all backends.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may panic as it may"
+)]
+
 use atoll_runtime::{Clock, Tasks};
 use atoll_store::Store;
 use atoll_store::embedded::{self, Options};

@@ -26,6 +26,12 @@ const BATCH_REQUESTS_MAX: usize = 256;
 /// Revisions that one commit compacts at most, so that no writer waits long.
 const COMPACT_STEP_REVISIONS: usize = 2_048;
 
+/// How often the owner lets others run so that those who were just answered can ask
+/// again and share the next sync. Some microseconds against milliseconds of sync;
+/// without it the first to ask takes a whole sync alone (measured: 64 writers made
+/// batches of 14).
+const GATHER_YIELDS_MAX: usize = 64;
+
 /// How soon what the disk refused is tried again without anybody asking.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -52,6 +58,8 @@ pub(super) struct Owner {
     pub(super) next_lease: u64,
     /// A batch of which the disk could not say whether it has it.
     pub(super) pending: Option<Arc<Batch>>,
+    /// Requests in the last batch: so many may well come again.
+    pub(super) last_gathered: usize,
 }
 
 impl Owner {
@@ -72,6 +80,7 @@ impl Owner {
                     if count == 0 {
                         break;
                     }
+                    self.gather(&mut gathered).await;
                     self.step(&mut gathered).await;
                 }
                 () = sleep_until(wake) => self.step(&mut gathered).await,
@@ -83,6 +92,22 @@ impl Owner {
                 warn!("store file was not closed cleanly");
             }
         }
+    }
+
+    /// Waits a moment for as many requests as there were last time.
+    async fn gather(&mut self, gathered: &mut Vec<Request>) {
+        for _ in 0..GATHER_YIELDS_MAX {
+            if gathered.len() >= self.last_gathered {
+                break;
+            }
+            tokio::task::yield_now().await;
+            while gathered.len() < BATCH_REQUESTS_MAX
+                && let Ok(request) = self.requests.try_recv()
+            {
+                gathered.push(request);
+            }
+        }
+        self.last_gathered = gathered.len();
     }
 
     fn wake_at(&self) -> Option<tokio::time::Instant> {

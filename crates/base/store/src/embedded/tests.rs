@@ -464,3 +464,188 @@ async fn a_lease_whose_end_the_disk_refused_ends_when_it_can() {
     assert!(watch.next().await.unwrap().events[0].after.is_none());
     stop(tasks).await;
 }
+
+/// A disk whose power is cut: of what was not synced, any part may have arrived, in
+/// any order, and a write may have arrived by half.
+#[derive(Clone, Debug, Default)]
+struct CutDisk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    /// What is read back while there is power.
+    seen: Vec<u8>,
+    /// What is there for certain.
+    synced: Vec<u8>,
+    unsynced: Vec<Write>,
+    /// Writes until the power goes; none while it stays.
+    cut_after: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Bytes(u64, Vec<u8>),
+    Length(u64),
+}
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+impl Write {
+    fn to(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(len) => bytes.resize(usize::try_from(*len).unwrap(), 0),
+            Self::Bytes(offset, data) => {
+                let offset = usize::try_from(*offset).unwrap();
+                if bytes.len() < offset + data.len() {
+                    bytes.resize(offset + data.len(), 0);
+                }
+                bytes[offset..offset + data.len()].copy_from_slice(data);
+            }
+        }
+    }
+
+    fn by_sectors(&self) -> Vec<Self> {
+        match self {
+            Self::Length(_) => vec![self.clone()],
+            Self::Bytes(offset, data) => {
+                let sectors = data.chunks(SECTOR_BYTES).enumerate();
+                let at = |index: usize| offset + (index * SECTOR_BYTES) as u64;
+                sectors
+                    .map(|(index, sector)| Self::Bytes(at(index), sector.to_vec()))
+                    .collect()
+            }
+        }
+    }
+}
+
+impl CutDisk {
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    fn write(&self, write: Write) -> io::Result<()> {
+        let mut platter = self.platter();
+        if let Some(left) = &mut platter.cut_after {
+            *left = left.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+        }
+        write.to(&mut platter.seen);
+        platter.unsynced.push(write);
+        Ok(())
+    }
+
+    /// The power comes back.
+    fn restore(&self, random: &mut atoll_runtime::Random) {
+        let mut platter = self.platter();
+        let unsynced = std::mem::take(&mut platter.unsynced);
+        let mut sectors: Vec<Write> = unsynced.iter().flat_map(Write::by_sectors).collect();
+        // Nearly none, nearly all, or any part.
+        let keep = [0.05, 0.5, 0.95][random.below(3)];
+        sectors.retain(|_| random.unit() < keep);
+        for sector in sectors {
+            sector.to(&mut platter.synced);
+        }
+        platter.seen = platter.synced.clone();
+        platter.cut_after = None;
+    }
+}
+
+impl Medium for CutDisk {
+    fn connect(&self, builder: &mut Builder) -> Result<Database, DatabaseError> {
+        if self.platter().cut_after == Some(0) {
+            return Err(io::Error::other("no power").into());
+        }
+        builder.create_with_backend(self.clone())
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.platter().seen.len() as u64)
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("cut.redb")
+    }
+}
+
+impl StorageBackend for CutDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.len_bytes()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let platter = self.platter();
+        let from = usize::try_from(offset).unwrap();
+        let found = platter.seen.get(from..from + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.write(Write::Length(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut platter = self.platter();
+        if platter.cut_after == Some(0) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        for write in std::mem::take(&mut platter.unsynced) {
+            write.to(&mut platter.synced);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        Self::write(self, Write::Bytes(offset, data.to_vec()))
+    }
+}
+
+#[tokio::test]
+async fn a_power_cut_loses_nothing_acknowledged_whatever_part_was_written() {
+    const CUTS: u64 = 150;
+    let options = Options {
+        history_revisions_max: 20,
+        ..Options::default()
+    };
+    for seed in 0..CUTS {
+        let mut random = atoll_runtime::Random::from_seed(seed);
+        let cut = CutDisk::default();
+        let builder = Database::builder();
+        disk::initialise(builder.create_with_backend(cut.clone()).unwrap()).unwrap();
+        let mut acknowledged = std::collections::BTreeMap::new();
+        let mut tried = 0_u64;
+        for round in 0..3 {
+            let context = format!("seed {seed}, round {round}");
+            let opened = Disk::open(Arc::new(cut.clone()));
+            let (disk, loaded) = opened.unwrap_or_else(|error| panic!("{context}: {error}"));
+            let tasks = tree();
+            let store = start(Some(disk), loaded, options, &tasks);
+            for (key, number) in &acknowledged {
+                let found = store.get(Key::clone(key)).await.unwrap();
+                let found = found.unwrap_or_else(|| panic!("{context}: {key:?} is lost"));
+                let found = u64::from_le_bytes(*found.value.first_chunk().unwrap());
+                assert!(
+                    (*number..=tried).contains(&found),
+                    "{context}: {key:?} {found}"
+                );
+            }
+            cut.platter().cut_after = Some(20 + random.below(400));
+            let tried_before = tried;
+            while cut.platter().cut_after != Some(0) {
+                tried += 1;
+                assert!(
+                    tried < tried_before + 1_000,
+                    "{context}: nothing is written"
+                );
+                let key = Key::from(format!("k{}", random.below(30)));
+                let mut value = tried.to_le_bytes().to_vec();
+                value.resize(8 + random.below(6_000), 1);
+                if store.put(key.clone(), value).await.is_ok() {
+                    acknowledged.insert(key, tried);
+                }
+            }
+            stop(tasks).await;
+            cut.restore(&mut random);
+        }
+        assert!(!acknowledged.is_empty(), "seed {seed} tried nothing");
+    }
+}
