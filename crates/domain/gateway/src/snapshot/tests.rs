@@ -444,8 +444,8 @@ async fn an_endpoint_that_is_gone_lingers_until_it_is_idle_and_can_come_back() {
 /// that one that was interrupted in the midst of a pick shows where it goes.
 #[test]
 fn nothing_is_sent_to_an_endpoint_once_it_is_idle() {
-    const ROUNDS: usize = 150;
-    const WORKERS: u64 = 6;
+    const ROUNDS: usize = 40;
+    const WORKERS: u64 = 5;
     let config = users(Balance::LeastRequest);
     let fit = catalog(1, &["users/a passing", "users/b passing"]);
     let draining = catalog(2, &["users/a draining", "users/b passing"]);
