@@ -235,11 +235,11 @@ fn hash(seed: u64, text: &[u8]) -> u64 {
     (hash ^ (hash >> 29)).wrapping_mul(PRIME)
 }
 
-/// [`hash()`] for a `HashMap`.
+/// [`hash()`] for a `HashMap` whose keys the configuration names.
 #[derive(Default)]
-struct FastHasher(u64);
+pub(crate) struct FastHasher(u64);
 
-type FastHash = BuildHasherDefault<FastHasher>;
+pub(crate) type FastHash = BuildHasherDefault<FastHasher>;
 
 impl Hasher for FastHasher {
     fn write(&mut self, bytes: &[u8]) {

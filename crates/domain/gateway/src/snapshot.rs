@@ -5,7 +5,7 @@
 //! not changed is shared with the predecessor, and live state (requests in flight,
 //! keys, counters, retry budgets) is carried over by identity. Health is live: each
 //! compilation sets it on the endpoints at once, so snapshots must be compiled in the
-//! order of the catalogue's revisions.
+//! order of the catalogue's revisions, each from the one before.
 
 mod check;
 mod rewrite;
@@ -22,7 +22,7 @@ use http::Method;
 use crate::config::{Balance, Config, Route};
 use crate::endpoint::{Endpoint, Group};
 use crate::metrics::{RouteMetrics, ServiceMetrics};
-use crate::router::{Chosen, Lookup, Router};
+use crate::router::{Chosen, FastHash, Lookup, Router};
 use crate::view::RequestView;
 
 pub use crate::router::BadPath;
@@ -42,12 +42,15 @@ pub struct Snapshot {
     pub warnings: Arc<[Warning]>,
     router: Arc<Router>,
     routes: Vec<Arc<CompiledRoute>>,
-    groups: HashMap<ServiceName, Arc<Group>>,
+    groups: Groups,
     /// Endpoints that no group has any more and that have requests in flight.
     lingering: Vec<Arc<Endpoint>>,
     /// Counters of routes that are gone and have requests in flight.
     lingering_metrics: Vec<Arc<RouteMetrics>>,
 }
+
+/// One for each service that a route names.
+type Groups = HashMap<ServiceName, Arc<Group>, FastHash>;
 
 /// What became of a look-up.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl Snapshot {
             lingering: lingering(&groups, previous),
             groups,
         };
-        snapshot.publish_health();
+        snapshot.publish_health(previous);
         Ok(snapshot)
     }
 
@@ -214,8 +217,12 @@ impl Snapshot {
     }
 
     /// From here on every snapshot, also the one in use, sees the new health.
-    fn publish_health(&self) {
+    fn publish_health(&self, previous: Option<&Self>) {
         for group in self.groups.values() {
+            let before = previous.and_then(|previous| previous.groups.get(&group.service));
+            if before.is_some_and(|before| Arc::ptr_eq(before, group)) {
+                continue;
+            }
             for (instance, endpoint) in group.instances.iter().zip(&group.all) {
                 if endpoint.health() != instance.health {
                     endpoint.set_health(instance.health);
@@ -225,13 +232,9 @@ impl Snapshot {
     }
 }
 
-fn compile_groups(
-    config: &Config,
-    catalog: &Catalog,
-    previous: Option<&Snapshot>,
-) -> HashMap<ServiceName, Arc<Group>> {
+fn compile_groups(config: &Config, catalog: &Catalog, previous: Option<&Snapshot>) -> Groups {
     // Whether any route needs the ring of the service.
-    let mut wanted: HashMap<&ServiceName, bool> = HashMap::new();
+    let mut wanted: HashMap<&ServiceName, bool, FastHash> = HashMap::default();
     for route in &config.routes {
         let hashed = matches!(route.balance, Balance::Hash(_));
         for backend in &route.backends {
@@ -239,7 +242,7 @@ fn compile_groups(
         }
     }
     let none: Arc<[Arc<Instance>]> = Arc::new([]);
-    let mut groups = HashMap::with_capacity(wanted.len());
+    let mut groups = Groups::with_capacity_and_hasher(wanted.len(), FastHash::default());
     for (service, hashed) in wanted {
         let before = previous.and_then(|previous| previous.groups.get(service));
         let instances = catalog.services.get(service).unwrap_or(&none);
@@ -295,10 +298,7 @@ fn carry_over(
 
 /// Shuts the endpoints that `previous` had and `groups` have not; gives those that
 /// are not yet idle.
-fn lingering(
-    groups: &HashMap<ServiceName, Arc<Group>>,
-    previous: Option<&Snapshot>,
-) -> Vec<Arc<Endpoint>> {
+fn lingering(groups: &Groups, previous: Option<&Snapshot>) -> Vec<Arc<Endpoint>> {
     let Some(previous) = previous else {
         return Vec::new();
     };

@@ -1,12 +1,12 @@
 //! One route, ready for requests: where they go and with which path.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use atoll_model::ServiceName;
 use atoll_resilience::{RetryBudget, Weights, hash_key};
 use atoll_runtime::{Clock, Random};
 
+use super::Groups;
 use crate::config::{Balance, HashKey, Route};
 use crate::endpoint::{Ask, EndpointKey, Group, InFlight, NoEndpoint, NoEndpointReason};
 use crate::metrics::{RouteMetrics, ServiceMetrics};
@@ -48,7 +48,7 @@ impl CompiledBackend {
 impl CompiledRoute {
     pub(super) fn compile(
         spec: &Route,
-        groups: &HashMap<ServiceName, Arc<Group>>,
+        groups: &Groups,
         before: Option<&Self>,
         revived: Option<&Arc<RouteMetrics>>,
     ) -> Self {
@@ -72,10 +72,7 @@ impl CompiledRoute {
     }
 
     /// This route with the groups of its services in `groups`.
-    pub(super) fn with_groups(
-        self: &Arc<Self>,
-        groups: &HashMap<ServiceName, Arc<Group>>,
-    ) -> Arc<Self> {
+    pub(super) fn with_groups(self: &Arc<Self>, groups: &Groups) -> Arc<Self> {
         let same = |backend: &CompiledBackend| {
             Arc::ptr_eq(&backend.group, &groups[&backend.group.service])
         };

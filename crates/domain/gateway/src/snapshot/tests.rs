@@ -439,58 +439,63 @@ async fn an_endpoint_that_is_gone_lingers_until_it_is_idle_and_can_come_back() {
     );
 }
 
-/// Workers pick and finish without pause while one endpoint drains and comes back.
-/// Whenever it is idle, no request is sent to it until it is fit again.
+/// Workers, more than there are processors, enter and leave without pause while the
+/// endpoint drains and comes back. While it is idle each worker is let run on, so
+/// that one that was interrupted in the midst of a pick shows where it goes.
 #[test]
 fn nothing_is_sent_to_an_endpoint_once_it_is_idle() {
-    const ROUNDS: u64 = 300;
+    const ROUNDS: usize = 40;
+    const WORKERS: u64 = 5;
     let config = users(Balance::LeastRequest);
     let fit = catalog(1, &["users/a passing", "users/b passing"]);
     let draining = catalog(2, &["users/a draining", "users/b passing"]);
-    let first = Arc::new(compile(&config, &fit, None));
+    let first = compile(&config, &fit, None);
     let watched = Arc::clone(first.endpoints_of("users", "a").next().unwrap());
-    let is_idle = AtomicBool::new(false);
-    let done = AtomicBool::new(false);
-    let sent = AtomicU64::new(0);
+    let (is_idle, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let broken = AtomicU64::new(0);
+    let picked: Vec<_> = (0..WORKERS).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
         let mut workers = Vec::new();
-        for seed in 0..3 {
-            // Workers hold the oldest snapshot there is.
-            let (first, is_idle, done, sent, broken) = (&first, &is_idle, &done, &sent, &broken);
-            let watched = &watched;
+        for picked in &picked {
+            let (watched, is_idle, done, broken) = (&watched, &is_idle, &done, &broken);
             workers.push(scope.spawn(move || {
-                let mut random = Random::from_seed(seed);
-                let request = get("/users/7");
-                let route = found(first, &request);
                 while !done.load(Ordering::SeqCst) {
-                    let picked = route.pick(&request, &[], &mut random).unwrap();
-                    if picked.endpoint.key == watched.key {
-                        sent.fetch_add(1, Ordering::SeqCst);
-                        if is_idle.load(Ordering::SeqCst) {
-                            broken.fetch_add(1, Ordering::SeqCst);
-                        }
+                    // All that `pick` does once it has chosen, so that a worker is
+                    // mostly interrupted within it.
+                    let entered = watched.enter();
+                    if entered.is_some() && is_idle.load(Ordering::SeqCst) {
+                        broken.fetch_add(1, Ordering::SeqCst);
                     }
+                    drop(entered);
+                    picked.fetch_add(1, Ordering::SeqCst);
                 }
             }));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let mut snapshot = Arc::clone(&first);
-        for _ in 0..ROUNDS {
-            let before = sent.load(Ordering::SeqCst);
-            snapshot = Arc::new(compile(&config, &draining, Some(&snapshot)));
-            runtime.block_on(watched.idle());
-            is_idle.store(true, Ordering::SeqCst);
-            std::thread::yield_now();
-            is_idle.store(false, Ordering::SeqCst);
-            snapshot = Arc::new(compile(&config, &fit, Some(&snapshot)));
+        let all_go_on = || {
+            let count = |of: &AtomicU64| of.load(Ordering::SeqCst);
+            let before: Vec<_> = picked.iter().map(count).collect();
             // A worker that panicked is reported when the scope ends.
-            while sent.load(Ordering::SeqCst) == before && !workers.iter().any(|w| w.is_finished())
+            while picked
+                .iter()
+                .zip(&before)
+                .any(|(now, before)| count(now) == *before)
+                && !workers.iter().any(|worker| worker.is_finished())
             {
                 std::thread::yield_now();
             }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let mut snapshot = compile(&config, &fit, Some(&first));
+        for _ in 0..ROUNDS {
+            all_go_on();
+            snapshot = compile(&config, &draining, Some(&snapshot));
+            runtime.block_on(watched.idle());
+            is_idle.store(true, Ordering::SeqCst);
+            all_go_on();
+            is_idle.store(false, Ordering::SeqCst);
+            snapshot = compile(&config, &fit, Some(&snapshot));
         }
         done.store(true, Ordering::SeqCst);
     });
