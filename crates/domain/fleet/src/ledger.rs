@@ -116,6 +116,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the process is the leader of a group that is not yet removed.
+    pub(crate) fn holds(&self, pid: i32) -> bool {
+        self.lock().record.groups.contains_key(&pid)
+    }
+
     /// Gives a new guardian the whole record, and each line from now on.
     pub(crate) fn attach(&self, guardian: ChildStdin) {
         let mut inner = self.lock();

@@ -175,6 +175,7 @@ pub(crate) fn processes_of(folder: &Path) -> Vec<u32> {
             pids.push(pid);
         }
     }
+    pids.sort_unstable();
     pids
 }
 
