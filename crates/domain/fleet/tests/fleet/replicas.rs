@@ -372,3 +372,41 @@ async fn a_port_that_was_taken_meanwhile_is_given_up_at_the_restart() {
     assert_eq!(replica.restarts, 1);
     world.fleet.stop().await;
 }
+
+#[tokio::test]
+async fn programs_are_found_from_the_working_folder_and_by_the_given_path() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let world = World::new().await;
+    let folder = world.folder.path();
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    let script = folder.join("bin/tool");
+    std::fs::write(&script, "#!/bin/sh\necho here \"$1\"\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let exec = |words: &[&str]| CommandLine::Exec(words.iter().map(|w| (*w).to_owned()).collect());
+    let mut relative = world.service("relative", 1, &[]);
+    relative.command = exec(&["bin/tool", "on:$PORT"]);
+    let mut by_path = world.service("by-path", 1, &[]);
+    by_path.command = exec(&["tool", "${PORT}"]);
+    let path = format!("{}:/usr/bin:/bin", folder.join("bin").display());
+    by_path.environment.insert("PATH".to_owned(), path);
+    world.fleet.apply(vec![relative, by_path]).await.unwrap();
+
+    for (name, prefix) in [("relative", "here on:"), ("by-path", "here ")] {
+        let name = name.parse().unwrap();
+        eventually("it printed", || {
+            !world.fleet.logs(&name, None, 1).is_empty()
+        })
+        .await;
+        let status = world
+            .until("its port", |status| {
+                status.services[&name].replicas[0].port.is_some()
+            })
+            .await;
+        let port = status.services[&name].replicas[0].port.unwrap();
+        let line = &world.fleet.logs(&name, None, 1)[0];
+        assert_eq!(*line.text, format!("{prefix}{port}"));
+    }
+    world.fleet.stop().await;
+}
