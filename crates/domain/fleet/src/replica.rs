@@ -414,7 +414,9 @@ impl Replica {
         let running = self.process.as_ref();
         let mut view = lock(&self.view);
         view.status.state = self.state();
-        view.status.pid = running.map(|(process, _)| process.pid());
+        // Reaped, its number may be anybody's.
+        let pid = running.filter(|_| !self.group_poll);
+        view.status.pid = pid.map(|(process, _)| process.pid());
         view.status.port = running.map(|(_, lease)| lease.port());
         view.status.restarts = self.supervisor.restarts();
         view.status.crash_looping = self.supervisor.crash_looping(now);
