@@ -17,6 +17,7 @@ use crate::controller::{Command, Controller};
 use crate::error::FleetError;
 use crate::guardian::GuardianCommand;
 use crate::ledger::Ledger;
+use crate::orphans;
 use crate::output::{Follower, LogLine, Logs};
 use crate::port::Ports;
 use crate::ports::{Directory, Traffic};
@@ -80,6 +81,11 @@ impl Fleet {
             .map_err(|_| FleetError::Stopping)??;
         let ledger = Arc::new(ledger);
         guard(&tasks, &ledger, settings.guardian)?;
+        if orphans::come_to_us() {
+            let ends = signal(SignalKind::child()).map_err(FleetError::Signals)?;
+            let (stop, reap) = (tasks.stop_signal(), orphans::reap(ledger.clone(), ends));
+            drop(tasks.once("orphans", async move { stop.unless(reap).await }));
+        }
 
         let logs = Arc::new(Logs::default());
         let context = Arc::new(Context {

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,7 +50,10 @@ impl Ledger {
             let path = path.to_owned();
             move |source| FleetError::State { path, source }
         };
-        fs::create_dir_all(&folder).map_err(failed(&folder))?;
+        // Output and its secrets are the owner's alone (design: `.atoll/` is 0700).
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&folder).map_err(failed(&folder))?;
         let lock_path = folder.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -114,6 +118,11 @@ impl Ledger {
         if inner.record.groups.remove(&pid).is_some() {
             self.write(&mut inner, &format!("-{pid}\n"));
         }
+    }
+
+    /// Whether the process is the leader of a group that is not yet removed.
+    pub(crate) fn holds(&self, pid: i32) -> bool {
+        self.lock().record.groups.contains_key(&pid)
     }
 
     /// Gives a new guardian the whole record, and each line from now on.

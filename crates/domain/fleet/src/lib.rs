@@ -18,6 +18,7 @@ mod fleet;
 mod guardian;
 mod ledger;
 mod logfile;
+mod orphans;
 mod output;
 mod plan;
 mod port;

@@ -21,6 +21,8 @@ pub(crate) struct LogFile {
     /// `None` after a failure.
     file: Option<File>,
     pending: Vec<u8>,
+    /// The last time and how it is written: lines of one chunk share it.
+    time: (SystemTime, String),
 }
 
 impl LogFile {
@@ -32,6 +34,7 @@ impl LogFile {
             written: 0,
             file: None,
             pending: Vec::new(),
+            time: (SystemTime::UNIX_EPOCH, timestamp(SystemTime::UNIX_EPOCH)),
         };
         match log.append().await {
             Ok((file, written)) => (log.file, log.written) = (Some(file), written),
@@ -55,7 +58,10 @@ impl LogFile {
         if self.file.is_none() {
             return;
         }
-        let (at, stream) = (timestamp(at), stream.as_str());
+        if self.time.0 != at {
+            self.time = (at, timestamp(at));
+        }
+        let (at, stream) = (&self.time.1, stream.as_str());
         // Writing to a vector cannot fail.
         drop(writeln!(self.pending, "{at} {stream} {text}"));
     }

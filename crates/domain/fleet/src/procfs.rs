@@ -10,6 +10,7 @@ pub(crate) const IS_THERE: bool = cfg!(target_os = "linux");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) pid: i32,
+    pub(crate) parent: i32,
     pub(crate) group: i32,
     /// Clock ticks since boot: with the id, the identity of a process.
     pub(crate) started: u64,
@@ -72,10 +73,12 @@ fn parse(pid: i32, stat: &str) -> Option<Entry> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let group = fields.nth(1)?.parse().ok()?; // field 5, after ppid
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
     let started = fields.nth(16)?.parse().ok()?; // field 22
     Some(Entry {
         pid,
+        parent,
         group,
         started,
         state,
@@ -90,7 +93,8 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
         let stat = "13 (a) Z (b) S 12 77 70 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 208400 31 3";
         let entry = parse(13, stat).unwrap();
-        assert_eq!((entry.group, entry.started), (77, 208_400));
+        let fields = (entry.parent, entry.group, entry.started);
+        assert_eq!(fields, (12, 77, 208_400));
         assert!(!entry.is_zombie());
     }
 

@@ -97,7 +97,7 @@ impl Seat {
             workload: Arc::clone(workload),
             id,
             supervisor,
-            orders,
+            orders: Some(orders),
             view: Arc::clone(&view),
             process: None,
             reading: None,
@@ -141,7 +141,8 @@ struct Replica {
     workload: Arc<Workload>,
     id: InstanceId,
     supervisor: Supervisor,
-    orders: watch::Receiver<Order>,
+    /// `None` once the controller is gone, which means stop.
+    orders: Option<watch::Receiver<Order>>,
     /// `None` once the directory is gone.
     catalog: Option<watch::Receiver<Arc<Catalog>>>,
     view: Arc<Mutex<View>>,
@@ -413,7 +414,9 @@ impl Replica {
         let running = self.process.as_ref();
         let mut view = lock(&self.view);
         view.status.state = self.state();
-        view.status.pid = running.map(|(process, _)| process.pid());
+        // Reaped, its number may be anybody's.
+        let pid = running.filter(|_| !self.group_poll);
+        view.status.pid = pid.map(|(process, _)| process.pid());
         view.status.port = running.map(|(_, lease)| lease.port());
         view.status.restarts = self.supervisor.restarts();
         view.status.crash_looping = self.supervisor.crash_looping(now);
@@ -444,14 +447,15 @@ impl Replica {
     }
 }
 
-/// The next order; a controller that is gone means stop.
-async fn order(orders: &mut watch::Receiver<Order>) -> Order {
-    if orders.changed().await.is_ok() {
-        return *orders.borrow_and_update();
+/// The next order; the last one is to stop when the controller is gone.
+async fn order(orders: &mut Option<watch::Receiver<Order>>) -> Order {
+    let Some(receiver) = orders else {
+        return pending().await;
+    };
+    if receiver.changed().await.is_ok() {
+        return *receiver.borrow_and_update();
     }
-    if *orders.borrow() >= Order::Stop {
-        return pending().await; // it knows
-    }
+    *orders = None;
     Order::Stop
 }
 
@@ -488,4 +492,23 @@ async fn at(instant: Option<Instant>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_is_gone_means_stop_and_is_said_once() {
+        let (sender, receiver) = watch::channel(Order::Wait);
+        let mut orders = Some(receiver);
+        sender.send_replace(Order::Go);
+        assert_eq!(order(&mut orders).await, Order::Go);
+        drop(sender);
+        assert_eq!(order(&mut orders).await, Order::Stop);
+        // Else the replica would hear of nothing else any more.
+        assert_eq!(order(&mut orders).now_or_never(), None);
+    }
 }

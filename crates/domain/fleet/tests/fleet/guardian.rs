@@ -22,9 +22,13 @@ impl Drop for Reaped {
 
 /// A process with a fleet of one replica, which has a grandchild that ignores SIGTERM.
 fn host(folder: &Path) -> Reaped {
+    host_as("host", folder)
+}
+
+fn host_as(mode: &str, folder: &Path) -> Reaped {
     let data_dir = folder.join(".atoll");
     let child = Command::new(helper())
-        .arg("host")
+        .arg(mode)
         .args([&data_dir, folder])
         .stdout(Stdio::piped())
         .spawn();
@@ -132,4 +136,20 @@ async fn a_second_fleet_in_the_same_folder_is_refused() {
     let second = Fleet::start(&tasks, neighbours.clone(), neighbours, settings).await;
     assert!(matches!(second, Err(FleetError::InUse { .. })));
     world.fleet.stop().await;
+}
+
+#[tokio::test]
+async fn orphans_that_become_our_children_are_reaped() {
+    let folder = tempfile::tempdir().unwrap();
+    // As process 1 of a container would be.
+    let _host = host_as("subreaper", folder.path());
+    let before = processes_of(folder.path());
+    assert_eq!(before.len(), 3);
+    let exists = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+    kill_9(before[0]); // the leader: it was started first
+    eventually("all three are dead and reaped", || {
+        !before.iter().any(exists)
+    })
+    .await;
+    eventually("the next runs", || processes_of(folder.path()).len() == 3).await;
 }

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests, helpers included, may panic")]
 
+mod chaos;
 mod guardian;
 mod replicas;
 mod updates;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::world::{World, eventually, kill_9, processes_of, runs};
+use atoll_fleet::workload::CommandLine;
 use atoll_fleet::{Exit, Followed, LogStream, ReplicaState};
 
 #[tokio::test]
@@ -222,7 +223,7 @@ async fn a_crash_loop_is_visible_and_keeps_its_last_words() {
 async fn a_command_that_does_not_exist_says_so_and_is_tried_again() {
     let world = World::new().await;
     let mut absent = world.service("absent", 1, &[]);
-    absent.command = atoll_fleet::workload::CommandLine::Exec(vec!["no-such-program".to_owned()]);
+    absent.command = CommandLine::Exec(vec!["no-such-program".to_owned()]);
     world.fleet.apply(vec![absent]).await.unwrap();
     let status = world
         .until("a second try", |status| {
@@ -311,4 +312,101 @@ async fn a_kill_during_a_stop_waits_for_nothing() {
     });
     assert!(report.replicas[0].killed);
     assert_eq!(processes_of(world.folder.path()), []);
+}
+
+#[test]
+fn a_runtime_that_is_dropped_without_a_stop_leaves_no_process() {
+    // So does a test that fails.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let world = runtime.block_on(async {
+        let world = World::new().await;
+        let mut users = world.service("users", 1, &["grandchild"]);
+        users.build = Some(CommandLine::Shell("sleep 0".to_owned()));
+        let mut products = world.service("products", 1, &[]);
+        products.build = Some(CommandLine::Shell("sleep 1000; true".to_owned()));
+        world.fleet.apply(vec![users]).await.unwrap();
+        world.until_settled("users", 1).await;
+        let mut users = world.service("users", 1, &["grandchild"]);
+        users.build = Some(CommandLine::Shell("sleep 0".to_owned()));
+        world.fleet.apply(vec![users, products]).await.unwrap();
+        // The service, its shell, its sleep; the build's shell, its sleep.
+        eventually("all run", || processes_of(world.folder.path()).len() == 5).await;
+        world
+    });
+    drop(runtime);
+    let mut patience = 6_000;
+    while !processes_of(world.folder.path()).is_empty() {
+        patience -= 1;
+        assert!(patience > 0, "something is left");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_was_taken_meanwhile_is_given_up_at_the_restart() {
+    let world = World::new().await;
+    // The first start finds its port taken: by the test, which learns it from a file.
+    let helper = crate::world::helper().display().to_string();
+    let script = format!(
+        "if [ ! -e port ]; then echo $PORT > port.new; mv port.new port; \
+         until [ -e taken ]; do sleep 0.02; done; fi; exec {helper} serve"
+    );
+    world
+        .fleet
+        .apply(vec![world.shell("users", &script)])
+        .await
+        .unwrap();
+    let folder = world.folder.path();
+    eventually("the port is known", || folder.join("port").exists()).await;
+    let port = std::fs::read_to_string(folder.join("port")).unwrap();
+    let port: u16 = port.trim().parse().unwrap();
+    // Bound, not listening: else the check would take us for the replica.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind(([127, 0, 0, 1], port).into()).unwrap();
+    std::fs::write(folder.join("taken"), "").unwrap();
+    let replica = world.until_settled("users", 1).await[0].clone();
+    assert_ne!(replica.port, Some(port));
+    assert_eq!(replica.restarts, 1);
+    world.fleet.stop().await;
+}
+
+#[tokio::test]
+async fn programs_are_found_from_the_working_folder_and_by_the_given_path() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let world = World::new().await;
+    let folder = world.folder.path();
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    let script = folder.join("bin/tool");
+    std::fs::write(&script, "#!/bin/sh\necho here \"$1\"\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let exec = |words: &[&str]| CommandLine::Exec(words.iter().map(|w| (*w).to_owned()).collect());
+    let mut relative = world.service("relative", 1, &[]);
+    relative.command = exec(&["bin/tool", "on:$PORT"]);
+    let mut by_path = world.service("by-path", 1, &[]);
+    by_path.command = exec(&["tool", "${PORT}"]);
+    let path = format!("{}:/usr/bin:/bin", folder.join("bin").display());
+    by_path.environment.insert("PATH".to_owned(), path);
+    world.fleet.apply(vec![relative, by_path]).await.unwrap();
+
+    for (name, prefix) in [("relative", "here on:"), ("by-path", "here ")] {
+        let name = name.parse().unwrap();
+        eventually("it printed", || {
+            !world.fleet.logs(&name, None, 1).is_empty()
+        })
+        .await;
+        let status = world
+            .until("its port", |status| {
+                status.services[&name].replicas[0].port.is_some()
+            })
+            .await;
+        let port = status.services[&name].replicas[0].port.unwrap();
+        let line = &world.fleet.logs(&name, None, 1)[0];
+        assert_eq!(*line.text, format!("{prefix}{port}"));
+    }
+    world.fleet.stop().await;
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -175,13 +174,14 @@ pub(crate) fn processes_of(folder: &Path) -> Vec<u32> {
             pids.push(pid);
         }
     }
+    pids.sort_unstable();
     pids
 }
 
-/// Ends a process that the test's own fleet started.
+/// Ends a process that the test's own fleet started; it may be over already.
 pub(crate) fn kill_9(pid: u32) {
-    let status = Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(status.unwrap().success());
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
 }
 
 impl Neighbours {

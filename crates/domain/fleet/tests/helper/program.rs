@@ -20,6 +20,11 @@ fn main() {
         ["guardian"] => drop(atoll_fleet::guardian_main(std::io::stdin().lock())),
         ["serve", options @ ..] => serve(options),
         ["host", data_dir, working_dir] => host::run(data_dir, working_dir),
+        ["subreaper", data_dir, working_dir] => {
+            let own = rustix::process::getpid();
+            rustix::process::set_child_subreaper(Some(own)).expect("Linux 3.4");
+            host::run(data_dir, working_dir);
+        }
         _ => {
             eprintln!("unknown: {words:?}");
             exit(64);
