@@ -57,7 +57,8 @@ impl Default for Limits {
     }
 }
 
-/// Who sent a request; in the extensions of each.
+/// Who sent a request; in the extensions of each, beside the [`Stop`] that tells a
+/// handler with an endless answer to end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
@@ -152,8 +153,10 @@ async fn connection<S, B>(
         debug!(%error, "connection is gone already");
         return;
     }
+    let told = stop.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(told.clone());
         service.clone().oneshot(request)
     });
     let served = http1::Builder::new()
