@@ -57,7 +57,8 @@ impl Default for Limits {
     }
 }
 
-/// Who sent a request; in the extensions of each.
+/// Who sent a request; in the extensions of each, beside the [`Stop`] that tells a
+/// handler with an endless answer to end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
@@ -156,7 +157,10 @@ async fn connection<S, B>(
     let told = stop.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+<<<<<<< HEAD
         // An answer that never ends by itself (a watch) must end with the server.
+=======
+>>>>>>> registry
         request.extensions_mut().insert(told.clone());
         service.clone().oneshot(request)
     });

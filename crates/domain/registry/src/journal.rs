@@ -25,7 +25,8 @@ pub struct Entry {
 pub trait Journal: Send + Sync + 'static {
     /// Every entry that is kept, as key and value, in any order.
     fn load(&self) -> Pending<'_, Result<Kept, JournalError>>;
-    /// Keeps all of `entries` or none; resolves once they survive `kill -9`.
+    /// Keeps each of `entries`, whose keys differ; resolves once all of them survive
+    /// `kill -9`. After an error any of them may be kept; the caller writes all again.
     fn write(&self, entries: Vec<Entry>) -> Pending<'_, Result<(), JournalError>>;
 }
 

@@ -9,6 +9,7 @@
 mod error;
 mod history;
 mod journal;
+mod kept;
 mod owner;
 mod probe;
 mod record;
@@ -25,6 +26,7 @@ mod writer;
 pub use error::RegistryError;
 pub use history::Change;
 pub use journal::{Entry, Journal, JournalError, Kept, Memory, Pending};
+pub use kept::InStore;
 pub use registration::{Registration, Source};
 pub use registry::{Registry, Settings};
 pub use report::{CheckReport, Detail, LastAnswer};

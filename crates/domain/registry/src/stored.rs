@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Own, Record};
 use crate::{Entry, Kept, Registration, Source};
 
+/// What all of the registry's keys begin with.
+pub(crate) const PREFIX: &str = "registry/";
 const INSTANCES: &str = "registry/instances/";
 const REVISIONS: &str = "registry/revisions";
 

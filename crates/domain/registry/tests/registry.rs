@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use atoll_model::{Address, Check, Health, InstanceId, Probe, Revision, ServiceName};
 use atoll_registry::{
-    Change, Entry, Journal, JournalError, Kept, Memory, Pending, Registration, Registry,
+    Change, Entry, InStore, Journal, JournalError, Kept, Memory, Pending, Registration, Registry,
     RegistryError, Settings, Source, WatchEvent, Word,
 };
 use atoll_runtime::{Clock, Tasks};
@@ -222,6 +222,43 @@ async fn a_watcher_is_told_everything_once_and_then_what_changes() {
     }
     let future = registry.watch(Revision(u64::MAX - 1)).next().await.unwrap();
     assert!(matches!(future, WatchEvent::Resync(_)));
+}
+
+#[tokio::test]
+async fn a_burst_is_kept_in_the_store_and_read_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..2 {
+        let tasks = Tasks::root(Clock::system());
+        let store = atoll_store::embedded::open(
+            dir.path().join("store"),
+            atoll_store::embedded::Options::default(),
+            &tasks.group("store"),
+        )
+        .await
+        .unwrap();
+        let journal = Arc::new(InStore::new(store));
+        let registry = Registry::open(journal, &tasks, Settings::default())
+            .await
+            .unwrap();
+        if round == 0 {
+            let jobs = (0..1000).map(|number| {
+                let instance = registration("users", &format!("u{number}"), &somewhere());
+                registry.register(instance)
+            });
+            for result in futures_util::future::join_all(jobs).await {
+                result.unwrap();
+            }
+            let gone = (name("users"), id("u7"));
+            registry
+                .deregister(gone.0, gone.1, Source::Client)
+                .await
+                .unwrap();
+        } else {
+            assert_eq!(registry.current().instances("users").len(), 999);
+            assert!(registry.get(&name("users"), &id("u7")).is_none());
+        }
+        tasks.stop(Duration::from_secs(20)).await.unwrap();
+    }
 }
 
 /// A server that answers with the status that is set, and keeps what it was asked.
