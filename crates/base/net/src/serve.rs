@@ -157,10 +157,7 @@ async fn connection<S, B>(
     let told = stop.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-<<<<<<< HEAD
         // An answer that never ends by itself (a watch) must end with the server.
-=======
->>>>>>> registry
         request.extensions_mut().insert(told.clone());
         service.clone().oneshot(request)
     });
