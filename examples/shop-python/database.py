@@ -2,12 +2,16 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 BUSY_TIMEOUT_SECONDS = 5
 """How long a write waits for that of another replica."""
+
+BUSY_PAUSE_SECONDS = 0.01
+"""Before it tries again by itself, where SQLite does not."""
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def migrate(default: str, statements: list[str]) -> None:
     """Makes the folder and the tables if they are missing."""
     Path(os.environ.get("DATABASE_PATH", default)).parent.mkdir(parents=True, exist_ok=True)
     with connect(default) as db:
-        db.execute("PRAGMA journal_mode = WAL")
+        write_ahead(db)
         # Immediate, so that of two replicas that start at once the second waits and then
         # finds the work done.
         db.execute("BEGIN IMMEDIATE")
@@ -34,3 +38,20 @@ def migrate(default: str, statements: list[str]) -> None:
                 db.execute(statement)
             db.execute("PRAGMA user_version = 1")
         db.execute("COMMIT")
+
+
+def write_ahead(db: sqlite3.Connection) -> None:
+    """Switches to the write-ahead log, which lets replicas read while one writes.
+
+    SQLite's busy timeout does not cover the switch: it fails at once while another replica
+    writes in the old mode, as replicas do that start together.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_PAUSE_SECONDS)

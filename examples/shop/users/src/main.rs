@@ -37,13 +37,14 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .parse()?;
     let database = std::env::var("DATABASE_PATH").unwrap_or_else(|_| "users.db".to_owned());
     let users = store::Users::open(database.as_ref())?;
+    // Before it listens, so that whoever finds it listening may already stop it.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!(
         "{}",
         serde_json::json!({"message": "listening", "port": port, "database": database})
     );
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     axum::serve(listener, api::router(users))
         .with_graceful_shutdown(async move {
             tokio::select! {

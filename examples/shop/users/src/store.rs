@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use garde::Validate;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 /// How long a write waits for that of another replica.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before it tries again by itself, where SQLite does not.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,7 +65,7 @@ impl Users {
         }
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        write_ahead(&connection)?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         migrate(&mut connection)?;
         Ok(Self(Arc::new(Mutex::new(connection))))
@@ -139,6 +141,25 @@ impl Users {
         match done.await {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// Switches to the write-ahead log, which lets replicas read while one writes.
+///
+/// SQLite's busy timeout does not cover the switch: it fails at once while another
+/// replica writes in the old mode, as replicas do that start together.
+fn write_ahead(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let started = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && started.elapsed() < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
         }
     }
 }
