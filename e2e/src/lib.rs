@@ -11,6 +11,8 @@
 
 pub mod http;
 pub mod load;
+pub mod outside;
+pub mod shop;
 
 use std::fs;
 use std::io::Read;
@@ -99,14 +101,17 @@ impl World {
     /// # Panics
     /// When the disk refuses.
     pub fn write(&self, yaml: &str) {
-        let listen = if yaml.lines().any(|line| line.starts_with("listen:")) {
-            ""
-        } else {
-            "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\" }\n"
-        };
         let new = self.path().join(".atoll.yaml.new");
-        fs::write(&new, format!("{yaml}\n{listen}")).expect("write atoll.yaml");
+        fs::write(&new, listening(yaml)).expect("write atoll.yaml");
         fs::rename(&new, self.path().join("atoll.yaml")).expect("move atoll.yaml");
+    }
+
+    /// Replaces what stands in `atoll.yaml`, as `>` does in a shell.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    pub fn overwrite(&self, yaml: &str) {
+        fs::write(self.path().join("atoll.yaml"), listening(yaml)).expect("write atoll.yaml");
     }
 
     /// Runs `atoll` here to its end.
@@ -114,12 +119,31 @@ impl World {
     /// # Panics
     /// When it cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Output {
+        self.run_in(self.path(), arguments)
+    }
+
+    /// Runs `atoll` to its end in another folder than this world's.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run_in(&self, folder: &Path, arguments: &[&str]) -> Output {
         Command::new(binary("atoll"))
             .args(arguments)
-            .current_dir(self.path())
+            .current_dir(folder)
             .stdin(Stdio::null())
             .output()
             .expect("start atoll")
+    }
+
+    /// Starts `atoll` here, its standard output into a file beside `atoll.yaml`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(&self, arguments: &[&str], output: &str) -> outside::Running {
+        let output = fs::File::create(self.path().join(output)).expect("a file for the output");
+        let mut command = Command::new(binary("atoll"));
+        command.args(arguments).current_dir(self.path());
+        outside::Running::start(command.stdout(output))
     }
 
     /// Runs `atoll` here to its end and reads its standard output as JSON.
@@ -161,6 +185,32 @@ impl World {
             http::get(run["console"].as_str()?, "/healthz").ok()
         });
         self
+    }
+
+    /// What the admin API says at this path.
+    ///
+    /// # Panics
+    /// When it does not answer with 200 and JSON.
+    pub fn api(&self, path: &str) -> Value {
+        let answer = http::get(&self.console(), &format!("/api/v1/{path}"))
+            .unwrap_or_else(|error| panic!("GET /api/v1/{path}: {error}"));
+        assert_eq!(answer.status, 200, "/api/v1/{path}: {}", answer.text());
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+
+    /// Sends JSON to the admin API.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn tell(&self, method: &str, path: &str, body: &Value) -> http::Answer {
+        let text = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        let path = format!("/api/v1/{path}");
+        let headers = [("Content-Type", "application/json")];
+        http::request(&self.console(), method, &path, &headers, text.as_bytes())
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// Waits until every instance of `service` passes and there are `count`.
@@ -270,6 +320,16 @@ impl World {
         let zombie = state.is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" Z")));
         assert!(!zombie, "atoll up ended:\n{}", self.printed());
     }
+}
+
+/// The text with listeners on free ports, unless it has a `listen:` of its own.
+fn listening(yaml: &str) -> String {
+    let listen = if yaml.lines().any(|line| line.starts_with("listen:")) {
+        ""
+    } else {
+        "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\" }\n"
+    };
+    format!("{yaml}\n{listen}")
 }
 
 impl Drop for World {

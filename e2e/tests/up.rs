@@ -1,5 +1,10 @@
 //! `atoll up` brings a fleet up, routes to it, keeps it up, and takes it down.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a client that waits has a thread of its own"
+)]
+
 use atoll_e2e::{World, alive, describe, eventually, http, send, service_command};
 use rustix::process::Signal;
 

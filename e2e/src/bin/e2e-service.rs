@@ -1,8 +1,10 @@
 //! The service that the end-to-end tests run: small, and it can misbehave.
 //!
 //! `/healthz` passes; `/whoami` names the replica; `/env` shows its environment;
-//! `/slow/MS` answers after MS milliseconds; `/exit/CODE` ends it; the rest echoes
-//! the request. With `--child` it starts a grandchild that sleeps and prints its pid.
+//! `/slow/MS` answers after MS milliseconds; `/say/WORD` prints it; `/sick` makes
+//! `/healthz` fail until `/well`; `/exit/CODE` ends it; the rest echoes the request.
+//! With `--child` it starts a grandchild that sleeps and prints its pid. `PORT=0`
+//! takes any port.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,7 +14,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// Whether `/healthz` fails.
+static SICK: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     let variable = |name| std::env::var(name).unwrap_or_default();
@@ -25,7 +31,8 @@ fn main() {
         println!("grandchild {}", child.id());
     }
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
-    println!("listening on {port}");
+    let address = listener.local_addr().expect("a bound listener has one");
+    println!("listening on {}", address.port());
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || while serve(&stream).unwrap_or(false) {});
     }
@@ -63,18 +70,32 @@ fn serve(stream: &TcpStream) -> std::io::Result<bool> {
     reader.read_exact(&mut body)?;
     let target = request_line.split(' ').nth(1).unwrap_or("/").to_owned();
     let answer = answer(&target, &request_line, &headers, &body);
+    let status = match answer.is_empty() {
+        true => "503 Service Unavailable",
+        false => "200 OK",
+    };
     let mut stream = stream;
     let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
         answer.len()
     );
     stream.write_all(&[head.as_bytes(), answer.as_bytes()].concat())?;
     Ok(true)
 }
 
+/// The body of the answer; an empty one is a failure.
 fn answer(target: &str, request_line: &str, headers: &[String], body: &[u8]) -> String {
     if target.contains("/healthz") {
-        return "ok".to_owned();
+        let well = !SICK.load(Ordering::SeqCst);
+        return if well { "ok" } else { "" }.to_owned();
+    }
+    if target.contains("/sick") || target.contains("/well") {
+        SICK.store(target.contains("/sick"), Ordering::SeqCst);
+        return "as you wish".to_owned();
+    }
+    if let Some((_, word)) = target.split_once("/say/") {
+        println!("{word}");
+        return "said".to_owned();
     }
     if target.contains("/whoami") {
         return std::env::var("ATOLL_INSTANCE").unwrap_or_default();
