@@ -24,6 +24,11 @@ use crate::{Backoff, Clock, Random};
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause before a failed task is started again.
 const RESTART_MOST: Duration = Duration::from_secs(10);
+/// Having run for this long, a task is taken for well: past failures are forgotten.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+/// What every group is given to stop, however long those before it took: a stuck
+/// one must not cost the store its flush.
+const STOP_LEAST: Duration = Duration::from_secs(1);
 
 /// A group of tasks; clones are the same group.
 #[derive(Clone)]
@@ -48,7 +53,8 @@ pub struct Stop(CancellationToken);
 pub enum Restart {
     /// It stays ended; a panic is logged.
     Never,
-    /// It is started again after 100 ms, doubling to 10 s.
+    /// It is started again after 100 ms, doubling to 10 s; at 100 ms again once it
+    /// has run for a minute.
     WithBackoff,
 }
 
@@ -110,11 +116,21 @@ impl Tasks {
     }
 
     /// A group below this one, named `parent.name`, that stops before it.
+    ///
+    /// It is forgotten once nobody holds it and nothing runs in it, so that groups
+    /// may come and go.
     pub fn group(&self, name: &str) -> Self {
         let full = format!("{}.{name}", self.0.name);
         let child = Self::with_token(full, self.0.stop.child_token(), self.0.clock.clone());
-        lock(&self.0.children).push(child.clone());
+        let mut children = lock(&self.0.children);
+        children.retain(|child| !child.is_over());
+        children.push(child.clone());
         child
+    }
+
+    /// Whether only its parent knows of it: each of its tasks holds it, too.
+    fn is_over(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && lock(&self.0.children).is_empty()
     }
 
     /// The clock that the tree was made with.
@@ -140,7 +156,10 @@ impl Tasks {
             let mut random = Random::from_entropy();
             let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MOST, 0.2);
             loop {
-                let ended = AssertUnwindSafe(make(stop.clone())).catch_unwind().await;
+                let begun = tokio::time::Instant::now();
+                // Made within, so that a panic of `make` itself is one of the task.
+                let task = async { make(stop.clone()).await };
+                let ended = AssertUnwindSafe(task).catch_unwind().await;
                 if stop.is_requested() {
                     return;
                 }
@@ -151,6 +170,9 @@ impl Tasks {
                         return;
                     }
                     (_, Restart::WithBackoff) => {
+                        if begun.elapsed() >= SETTLED_AFTER {
+                            backoff.reset();
+                        }
                         let delay = backoff.next(&mut random);
                         let delay_ms = delay.as_millis();
                         warn!(
@@ -221,48 +243,65 @@ impl Tasks {
             .build()
             .map_err(failed)?;
         let stop = self.stop_signal();
-        let entry = self.enter(format!("{}.{name}", self.0.name));
+        let label = format!("{}.{name}", self.0.name);
+        let entry = self.enter(label.clone());
         let token = self.0.tracker.token();
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let (_entry, _token) = (entry, token);
+                // Dropped last, in reverse: who waits for the worker waits for its
+                // runtime and all that ran on it.
+                let (_token, _entry, runtime) = (token, entry, runtime);
                 let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, make(stop));
+                let worked = AssertUnwindSafe(|| local.block_on(&runtime, make(stop)));
+                if std::panic::catch_unwind(worked).is_err() {
+                    error!(task = label, "worker panicked");
+                }
             })
             .map_err(failed)?;
         Ok(())
     }
 
     /// Stops the groups below, last made first, then this one; each is given what
-    /// is left of `deadline`.
+    /// is left of `deadline`, and a second (or `deadline`, when that is less) even
+    /// when nothing is.
     ///
     /// # Errors
     /// Names the tasks that did not end in time. They have been told to.
     pub async fn stop(&self, deadline: Duration) -> Result<(), Stuck> {
         let until = tokio::time::Instant::now() + deadline;
+        let left = || {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            left.max(STOP_LEAST.min(deadline))
+        };
         let mut stuck = Vec::new();
         loop {
-            let child = lock(&self.0.children).pop();
-            let Some(child) = child else { break };
-            let left = until.saturating_duration_since(tokio::time::Instant::now());
-            if let Err(Stuck(names)) = Box::pin(child.stop(left)).await {
-                stuck.extend(names);
+            while let Some(child) = self.last_child() {
+                if let Err(Stuck(names)) = Box::pin(child.stop(left())).await {
+                    stuck.extend(names);
+                }
             }
-        }
-        self.0.stop.cancel();
-        self.0.tracker.close();
-        if tokio::time::timeout_at(until, self.0.tracker.wait())
-            .await
-            .is_err()
-        {
-            stuck.extend(lock(&self.0.running).values().cloned());
+            self.0.stop.cancel();
+            self.0.tracker.close();
+            let ended = tokio::time::timeout(left(), self.0.tracker.wait()).await;
+            if ended.is_err() {
+                stuck.extend(lock(&self.0.running).values().cloned());
+                break;
+            }
+            // A task may have made another group on its way out.
+            if lock(&self.0.children).is_empty() {
+                break;
+            }
         }
         if stuck.is_empty() {
             Ok(())
         } else {
             Err(Stuck(stuck))
         }
+    }
+
+    fn last_child(&self) -> Option<Self> {
+        lock(&self.0.children).pop()
     }
 
     /// Names of the tasks that run now, here and below.
@@ -407,5 +446,117 @@ mod tests {
             .unwrap();
         assert_eq!(receive.await.unwrap().as_deref(), Some("gateway-0"));
         tasks.stop(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_before_its_first_await_is_started_again_too() {
+        let tasks = tree();
+        let starts = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&starts);
+        tasks.run("flaky", Restart::WithBackoff, move |stop| {
+            assert!(seen.fetch_add(1, Ordering::SeqCst) > 0, "the first fails");
+            async move { stop.requested().await }
+        });
+        // Far beyond the first pause.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(starts.load(Ordering::SeqCst), 2);
+        assert_eq!(tasks.stop(Duration::from_secs(1)).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ran_long_is_started_again_without_a_long_pause() {
+        let tasks = tree();
+        let pauses = Arc::new(Mutex::new(Vec::new()));
+        let (noted, clock) = (Arc::clone(&pauses), tasks.clock().clone());
+        let mut ended = clock.now();
+        let mut number = 0;
+        tasks.run("seldom", Restart::WithBackoff, move |stop| {
+            let now = clock.now();
+            lock(&noted).push(now - ended);
+            number += 1;
+            // Ten quick ends drive the pause to its most, then one after an hour.
+            let lives = match number {
+                11 => Duration::from_secs(3600),
+                12 => Duration::from_secs(360_000),
+                _ => Duration::ZERO,
+            };
+            ended = now + lives;
+            async move {
+                stop.unless(tokio::time::sleep(lives)).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        let pauses = lock(&pauses).clone();
+        assert!(pauses[10] > Duration::from_secs(5), "{pauses:?}");
+        assert!(pauses[11] < Duration::from_secs(1), "{pauses:?}");
+        tasks.stop(Duration::from_secs(1)).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_group_does_not_take_the_time_of_those_it_leans_on() {
+        let tasks = tree();
+        let flushed = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&flushed);
+        tasks
+            .group("store")
+            .run("main", Restart::Never, move |stop| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    stop.requested().await;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        tasks
+            .group("gateway")
+            .run("deaf", Restart::Never, |_| std::future::pending());
+        let stuck = tasks.stop(Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(stuck, Stuck(vec!["atoll.gateway.deaf".to_owned()]));
+        assert_eq!(flushed.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn groups_that_nobody_holds_any_more_are_let_go() {
+        let tasks = tree();
+        for _ in 0..100 {
+            let group = tasks.group("connection");
+            group.once("work", async {}).await.unwrap();
+            group.stop(Duration::from_secs(1)).await.unwrap();
+        }
+        assert!(lock(&tasks.0.children).len() <= 1);
+        // One that is held, or has something running, stays.
+        let held = tasks.group("held");
+        tasks
+            .group("busy")
+            .run("main", Restart::Never, |stop| async move {
+                stop.requested().await
+            });
+        drop(tasks.group("last"));
+        assert_eq!(tasks.running(), ["atoll.busy.main"]);
+        tasks.stop(Duration::from_secs(5)).await.unwrap();
+        assert!(held.stop_signal().is_requested());
+    }
+
+    #[tokio::test]
+    async fn a_group_made_while_its_parent_stops_is_waited_for() {
+        let tasks = tree();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let (parent, seen) = (tasks.clone(), Arc::clone(&ended));
+        tasks.run("main", Restart::Never, move |stop| {
+            let (parent, seen) = (parent.clone(), Arc::clone(&seen));
+            async move {
+                stop.requested().await;
+                let late = parent.group("late");
+                drop(late.once("work", async move {
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }));
+            }
+        });
+        tokio::task::yield_now().await;
+        tasks.stop(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
     }
 }
