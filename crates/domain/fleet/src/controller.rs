@@ -75,7 +75,7 @@ impl Controller {
     /// because every handle is gone and nobody could stop it later.
     pub(crate) async fn run(mut self, stop: Stop) {
         let mut catalog = self.context.directory.catalog();
-        let mut catalog_open = true;
+        let (mut catalog_open, mut handles_left) = (true, true);
         loop {
             self.reconcile();
             let publish_at = self.publish();
@@ -85,11 +85,11 @@ impl Controller {
             let context = Arc::clone(&self.context);
             tokio::select! {
                 () = stop.requested(), if self.stopping.is_none() => self.begin_stop(),
-                command = self.commands.recv() => match command {
+                command = self.commands.recv(), if handles_left => match command {
                     Some(command) => self.obey(command),
                     None => {
+                        handles_left = false;
                         self.begin_stop();
-                        context.changed.notified().await;
                     }
                 },
                 Some(built) = self.built.1.recv() => self.built(built),

@@ -45,6 +45,12 @@ impl Ports {
         ))
     }
 
+    /// How many replicas have one.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.taken().len()
+    }
+
     fn taken(&self) -> std::sync::MutexGuard<'_, BTreeSet<u16>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

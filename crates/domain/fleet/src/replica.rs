@@ -147,10 +147,12 @@ struct Replica {
     catalog: Option<watch::Receiver<Arc<Catalog>>>,
     view: Arc<Mutex<View>>,
     output: Arc<Output>,
-    process: Option<(Process, PortLease)>,
+    process: Option<(Process, Arc<PortLease>)>,
     /// The task that reads the output, and how it is told that the process ended.
     reading: Option<(Task<()>, watch::Sender<bool>)>,
-    enlisted: Option<Address>,
+    /// What the directory was told. It holds the port, too, which must not become
+    /// another replica's while the directory may send requests there.
+    enlisted: Option<(Address, Arc<PortLease>)>,
     enlist_again: Option<Instant>,
     idle: Option<Pending<'static, ()>>,
     /// The leader is reaped, others of its group have their grace.
@@ -223,7 +225,7 @@ impl Replica {
     fn fitness(&self) -> Option<Event> {
         let catalog = self.catalog.as_ref()?.borrow();
         // Under another port it is the predecessor, whose news came late.
-        let fit = self.enlisted.as_ref().is_some_and(|address| {
+        let fit = self.enlisted.as_ref().is_some_and(|(address, _)| {
             catalog
                 .instances(self.workload.service.as_str())
                 .iter()
@@ -286,7 +288,7 @@ impl Replica {
     }
 
     fn start(&mut self) -> std::io::Result<()> {
-        let lease = self.context.ports.lease(self.workload.port)?;
+        let lease = Arc::new(self.context.ports.lease(self.workload.port)?);
         let mut environment = self.context.environment(&self.workload);
         environment.insert("PORT".to_owned(), lease.port().to_string());
         environment.insert("ATOLL_INSTANCE".to_owned(), self.id.to_string());
@@ -321,6 +323,7 @@ impl Replica {
         let Some((process, lease)) = &self.process else {
             return;
         };
+        let lease = Arc::clone(lease);
         let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], lease.port())));
         let replica = Enlisted {
             service: self.workload.service.clone(),
@@ -332,7 +335,7 @@ impl Replica {
         let call = self.context.directory.enlist(replica);
         let taken = self.context.ask("enlist", &self.id, call).await;
         // Without an answer it may have been taken: it is taken back at the end.
-        self.enlisted = Some(address);
+        self.enlisted = Some((address, lease));
         if !taken {
             self.enlist_again = Some(self.context.clock().now() + ENLIST_AGAIN);
         }
@@ -340,7 +343,8 @@ impl Replica {
 
     async fn delist(&mut self) {
         self.enlist_again = None;
-        if self.enlisted.take().is_some() {
+        // Let go of at the end.
+        if let Some((_, _port)) = self.enlisted.take() {
             let (service, id) = (self.workload.service.clone(), self.id.clone());
             let call = self.context.directory.delist(service, id);
             // If it failed, its own checks find a replica that is gone.
@@ -410,7 +414,6 @@ impl Replica {
     }
 
     fn publish(&self) {
-        let now = self.context.clock().now();
         let running = self.process.as_ref();
         let mut view = lock(&self.view);
         view.status.state = self.state();
@@ -419,7 +422,7 @@ impl Replica {
         view.status.pid = pid.map(|(process, _)| process.pid());
         view.status.port = running.map(|(_, lease)| lease.port());
         view.status.restarts = self.supervisor.restarts();
-        view.status.crash_looping = self.supervisor.crash_looping(now);
+        view.status.crash_looping = self.supervisor.crash_looping();
         view.status.started_at = self.started_at;
         view.status.last_exit = self.last_exit.clone();
         view.status.last_lines = self.output.last(LAST_LINES);
@@ -459,7 +462,7 @@ async fn order(orders: &mut Option<watch::Receiver<Order>>) -> Order {
     Order::Stop
 }
 
-async fn ended(process: &mut Option<(Process, PortLease)>) -> Exit {
+async fn ended(process: &mut Option<(Process, Arc<PortLease>)>) -> Exit {
     match process {
         Some((process, _)) => process.ended().await,
         None => pending().await,
@@ -496,9 +499,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use atoll_model::{Check, Fault, Probe, ServiceName};
+    use atoll_runtime::{Clock, Random, Tasks};
     use futures_util::FutureExt;
+    use tokio::sync::Notify;
 
     use super::*;
+    use crate::ledger::Ledger;
+    use crate::port::Ports;
+    use crate::ports::{Directory, Traffic};
+    use crate::workload::{CommandLine, RestartPolicy};
 
     #[tokio::test]
     async fn a_controller_that_is_gone_means_stop_and_is_said_once() {
@@ -510,5 +520,89 @@ mod tests {
         assert_eq!(order(&mut orders).await, Order::Stop);
         // Else the replica would hear of nothing else any more.
         assert_eq!(order(&mut orders).now_or_never(), None);
+    }
+
+    /// A directory that takes its time to forget.
+    struct Slow {
+        catalog: watch::Sender<Arc<Catalog>>,
+        asked: Notify,
+        forget: Notify,
+    }
+
+    impl Directory for Slow {
+        fn enlist(&self, _: Enlisted) -> Pending<'_, Result<(), Fault>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn drain(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn delist(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
+            Box::pin(async {
+                self.asked.notify_one();
+                self.forget.notified().await;
+                Ok(())
+            })
+        }
+        fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+            self.catalog.subscribe()
+        }
+    }
+
+    impl Traffic for Slow {
+        fn idle(&self, _: ServiceName, _: InstanceId) -> Pending<'_, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_is_nobody_elses_while_the_directory_still_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = Arc::new(Slow {
+            catalog: watch::Sender::default(),
+            asked: Notify::new(),
+            forget: Notify::new(),
+        });
+        let tasks = Tasks::root(Clock::system());
+        let ledger = Ledger::open(folder.path(), "0123456789abcdef".to_owned()).unwrap();
+        let context = Arc::new(Context {
+            tasks: tasks.clone(),
+            directory: slow.clone(),
+            traffic: slow.clone(),
+            ledger: Arc::new(ledger),
+            ports: Ports::default(),
+            logs: Arc::default(),
+            log_dir: folder.path().to_owned(),
+            environment: Default::default(),
+            build_environment: Default::default(),
+            changed: Notify::new(),
+            random: Mutex::new(Random::from_seed(1)),
+        });
+        let workload = Arc::new(Workload {
+            service: "users".parse().unwrap(),
+            build: None,
+            command: CommandLine::Shell("exit 1".to_owned()),
+            working_dir: folder.path().to_owned(),
+            environment: Default::default(),
+            replicas: 1,
+            port: None,
+            depends_on: Default::default(),
+            restart: RestartPolicy::No,
+            check: Check::new(Probe::Tcp),
+            drain: Duration::ZERO,
+            stop_grace: Duration::from_secs(10),
+            log_bytes_max: 1024,
+        });
+        let seat = Seat::open(&context, &workload, "users-1".parse().unwrap(), 1);
+        seat.order(Order::Go);
+        // Its process has ended and is cleared away.
+        slow.asked.notified().await;
+        assert_eq!(context.ports.held(), 1);
+        slow.forget.notify_one();
+        seat.order(Order::Stop);
+        while seat.see(|view| view.stopped.is_none()) {
+            context.changed.notified().await;
+        }
+        assert_eq!(context.ports.held(), 0);
+        tasks.stop(Duration::from_secs(10)).await.unwrap();
     }
 }

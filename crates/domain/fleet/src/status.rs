@@ -97,7 +97,7 @@ pub struct ReplicaStatus {
     pub port: Option<u16>,
     /// Starts after an end.
     pub restarts: u32,
-    /// It ended 5 times in 2 minutes.
+    /// It ended 5 times or more and was never healthy for a minute in between.
     pub crash_looping: bool,
     /// When its process was started.
     pub started_at: Option<SystemTime>,

@@ -10,7 +10,6 @@
 //!              Running ─▶ Draining ─Idle|Tick─▶ Terminating ─Tick─▶ Killing ─▶ Stopped
 //! ```
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use atoll_runtime::{Backoff, Random};
@@ -25,10 +24,9 @@ const BACKOFF_MOST: Duration = Duration::from_secs(30);
 const BACKOFF_JITTER: f64 = 0.2;
 /// Healthy for this long, it is taken for well: past failures are forgotten.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(60);
-/// So many ends within [`CRASH_WINDOW`] are a crash loop.
-const CRASHES_OF_A_LOOP: usize = 5;
-/// See [`CRASHES_OF_A_LOOP`].
-const CRASH_WINDOW: Duration = Duration::from_secs(120);
+/// So many ends without its having been well in between are a crash loop. Not
+/// counted within a span of time: at the longest pause they are far apart.
+const CRASHES_OF_A_LOOP: u32 = 5;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +130,8 @@ pub(crate) struct Supervisor {
     ending: Option<Ending>,
     backoff: Backoff,
     random: Random,
-    ends: VecDeque<Instant>,
+    /// Ends since it was last settled.
+    ends_unsettled: u32,
     /// Starts after an end, ever.
     restarts: u32,
     /// Those since it was last settled; what `restarts_max` counts.
@@ -164,7 +163,7 @@ impl Supervisor {
             ending: None,
             backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_MOST, BACKOFF_JITTER),
             random,
-            ends: VecDeque::new(),
+            ends_unsettled: 0,
             restarts: 0,
             restarts_unsettled: 0,
             was_ready: false,
@@ -196,10 +195,9 @@ impl Supervisor {
         self.killed
     }
 
-    /// Whether it ended often of late.
-    pub(crate) fn crash_looping(&self, now: Instant) -> bool {
-        let recent = |end: &&Instant| now.saturating_duration_since(**end) <= CRASH_WINDOW;
-        self.ends.iter().filter(recent).count() >= CRASHES_OF_A_LOOP
+    /// Whether it ends again and again.
+    pub(crate) fn crash_looping(&self) -> bool {
+        self.ends_unsettled >= CRASHES_OF_A_LOOP
     }
 
     /// When `Tick` is due; `None` while only other events matter.
@@ -310,10 +308,7 @@ impl Supervisor {
             self.phase = Phase::Stopped;
             return vec![];
         }
-        self.ends.push_back(now);
-        if self.ends.len() > CRASHES_OF_A_LOOP {
-            self.ends.pop_front();
-        }
+        self.ends_unsettled = self.ends_unsettled.saturating_add(1);
         let again = match self.policy {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure { restarts_max } => {
@@ -385,12 +380,12 @@ impl Supervisor {
     }
 
     fn is_unsettled(&self) -> bool {
-        self.restarts_unsettled > 0 || !self.ends.is_empty()
+        self.ends_unsettled > 0
     }
 
     fn settle(&mut self) {
         self.backoff.reset();
-        self.ends.clear();
+        self.ends_unsettled = 0;
         self.restarts_unsettled = 0;
     }
 }

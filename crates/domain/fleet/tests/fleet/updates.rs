@@ -418,3 +418,26 @@ async fn what_cannot_be_done_is_refused() {
     assert!(matches!(late, Err(FleetError::Stopping)));
     assert_eq!(world.fleet.stop().await, atoll_fleet::Report::default());
 }
+
+#[tokio::test]
+async fn when_the_last_handle_goes_during_a_build_everything_ends() {
+    // Several times, since the end of the build races with what the controller awaits.
+    for _ in 0..8 {
+        let world = World::new().await;
+        let mut users = world.service("users", 1, &[]);
+        users.build = Some(CommandLine::Shell("sleep 1000; true".to_owned()));
+        world.fleet.apply(vec![users]).await.unwrap();
+        let folder = world.folder.path();
+        eventually("the build runs", || processes_of(folder).len() == 2).await;
+        drop(world.fleet);
+        let tasks = &world.tasks;
+        let ended = || {
+            !tasks
+                .running()
+                .iter()
+                .any(|name| name.ends_with("controller"))
+        };
+        eventually("the controller ends", ended).await;
+        assert_eq!(processes_of(folder), []);
+    }
+}
