@@ -58,10 +58,8 @@ pub(crate) struct Answered {
 
 impl Record {
     pub(crate) fn new(registration: Registration, stamp: u64, now: Instant) -> Self {
-        let own = registration.checks.is_empty().then(|| Own {
-            health: registration.health,
-            note: String::new(),
-        });
+        let own = registration.checks.is_empty();
+        let own = own.then(|| Own::new(registration.health, ""));
         let checks = registration
             .checks
             .iter()
@@ -114,6 +112,14 @@ impl Record {
         own.chain(checks)
             .max_by_key(|(health, _)| badness(*health))
             .unwrap_or((Health::Starting, ""))
+    }
+}
+
+impl Own {
+    /// Of the note, as much is kept as is shown.
+    pub(crate) fn new(health: Health, note: &str) -> Self {
+        let note = shortened(note);
+        Self { health, note }
     }
 }
 

@@ -52,6 +52,11 @@ const LABEL_BYTES_MAX: usize = 32 * 1024;
 const CHECKS_MAX: usize = 16;
 /// Shortest pause between two checks: less would be load, not care.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Longest wait for an answer to a client's check: each takes a place among those
+/// under way, of which there are few, and no client may block the others'.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a check's path.
+const PATH_BYTES_MAX: usize = 2048;
 /// Longest lease or pause: beyond a year somebody mixed up units.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -105,6 +110,13 @@ impl Registration {
                 format!("at most {CHECKS_MAX}, not {}", self.checks.len()),
             );
         }
+        let timeouts = self.checks.iter().map(|check| check.timeout).max();
+        if self.source == Source::Client && timeouts > Some(TIMEOUT_MAX) {
+            return refuse(
+                "checks.timeout",
+                format!("at most {} s", TIMEOUT_MAX.as_secs()),
+            );
+        }
         self.checks.iter().try_for_each(validate_check)
     }
 }
@@ -117,6 +129,14 @@ fn validate_check(check: &Check) -> Result<(), RegistryError> {
         return refuse(
             "checks.http.path",
             format!("`{path}` must begin with `/` and hold no spaces"),
+        );
+    }
+    if let Probe::Http { path } = &check.probe
+        && path.len() > PATH_BYTES_MAX
+    {
+        return refuse(
+            "checks.http.path",
+            format!("at most {PATH_BYTES_MAX} bytes, not {}", path.len()),
         );
     }
     for (field, value) in [

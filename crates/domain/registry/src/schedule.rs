@@ -122,6 +122,16 @@ impl Schedule {
         self.due.peek().map(|Reverse(due)| due.at)
     }
 
+    /// Questions that wait, those to former incarnations included.
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Drops the questions to whom `is_current` does not know.
+    pub(crate) fn retain(&mut self, is_current: impl Fn(&Target) -> bool) {
+        self.due.retain(|Reverse(due)| is_current(&due.target));
+    }
+
     fn push(&mut self, at: Instant, target: Target) {
         self.due.push(Reverse(Due {
             at,

@@ -17,13 +17,16 @@ use tracing::info;
 use crate::history::History;
 use crate::record::{Answered, Checked, OUTPUT_BYTES_MAX, Own, Record, cut};
 use crate::schedule::{Schedule, Target};
-use crate::stored::{self, Stored};
+use crate::stored::{self, Restored};
 use crate::verdict::Verdict;
 use crate::{Change, Entry, Outcome, Registration, RegistryError, Settings, Source};
 
 /// Revisions that are reserved on disk at a time, so that a restart goes on above
 /// every revision that was ever shown, without a write for each.
 const REVISIONS_RESERVED: u64 = 1_000_000;
+
+/// Entries of a queue before stale ones are looked for.
+const TIDY_LEAST: usize = 1024;
 
 /// When a wake-up comes this late, the whole process was stopped (a paused virtual
 /// machine, SIGSTOP), and silence in that time is not the instances' fault.
@@ -109,6 +112,9 @@ pub(crate) struct State {
     changed: BTreeSet<(ServiceName, InstanceId)>,
     leases: BinaryHeap<Reverse<Lease>>,
     schedule: Schedule,
+    /// Lengths at which the two are rid of what former incarnations left in them.
+    tidy_leases_at: usize,
+    tidy_checks_at: usize,
     /// Questions that are out.
     asking: usize,
     /// The stamp of the next incarnation.
@@ -147,6 +153,8 @@ impl State {
             changed: BTreeSet::new(),
             leases: BinaryHeap::new(),
             schedule: Schedule::new(random, now),
+            tidy_leases_at: TIDY_LEAST,
+            tidy_checks_at: TIDY_LEAST,
             asking: 0,
             stamp: 0,
             ceiling: floor,
@@ -160,11 +168,12 @@ impl State {
 
     /// Takes in an instance that was registered before a restart: with its last
     /// health, to be asked again soon, and with at least the grace period to renew.
-    pub(crate) fn restore(&mut self, stored: Stored, now: Instant) {
-        let Some((registration, health, words)) = stored.into_parts() else {
-            debug_assert!(false, "what was loaded had been checked");
-            return;
-        };
+    pub(crate) fn restore(&mut self, restored: Restored, now: Instant) {
+        let Restored {
+            registration,
+            health,
+            words,
+        } = restored;
         let mut record = Record::new(registration, self.next_stamp(), now);
         // Draining is never what a check said; it is told by the words.
         let standing = match health {
@@ -210,7 +219,7 @@ impl State {
                 draining,
             } => self.amend(&service, &id, |record| record.draining = draining),
             Event::Report { service, id, word } => self.amend(&service, &id, |record| match word {
-                Word::Own { health, note } => record.own = Some(Own { health, note }),
+                Word::Own { health, note } => record.own = Some(Own::new(health, &note)),
                 Word::Forced(forced) => record.forced = forced,
             }),
             Event::Answer(answer) => {
@@ -355,6 +364,28 @@ impl State {
             self.effects.entries.push(stored::keep(&record));
         }
         self.insert(record);
+        self.tidy();
+    }
+
+    /// Stale entries go when their time comes, which may be in a year; whoever
+    /// registers again and again meanwhile must not fill the memory with them.
+    fn tidy(&mut self) {
+        let services = &self.services;
+        let find = |service: &ServiceName, id: &InstanceId| services.get(service)?.get(id);
+        if self.leases.len() > self.tidy_leases_at {
+            self.leases.retain(|Reverse(lease)| {
+                find(&lease.service, &lease.id).is_some_and(|record| {
+                    record.stamp == lease.stamp && record.queued == Some(lease.at)
+                })
+            });
+            self.tidy_leases_at = TIDY_LEAST.max(2 * self.leases.len());
+        }
+        if self.schedule.len() > self.tidy_checks_at {
+            self.schedule.retain(|target| {
+                find(&target.service, &target.id).is_some_and(|r| r.stamp == target.stamp)
+            });
+            self.tidy_checks_at = TIDY_LEAST.max(2 * self.schedule.len());
+        }
     }
 
     fn insert(&mut self, mut record: Record) {

@@ -20,7 +20,7 @@ const REVISIONS: &str = "registry/revisions";
 
 /// One instance as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Stored {
+struct Stored {
     service: String,
     id: String,
     host: String,
@@ -65,10 +65,19 @@ pub(crate) struct Words {
     pub(crate) draining: bool,
 }
 
+/// One instance as it was kept, every part of it checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Restored {
+    pub(crate) registration: Registration,
+    /// Its last health.
+    pub(crate) health: Health,
+    pub(crate) words: Words,
+}
+
 /// Everything that was kept, read back.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    pub(crate) instances: Vec<Stored>,
+    pub(crate) instances: Vec<Restored>,
     pub(crate) ceiling: Revision,
     /// Entries that could not be read, with the reason.
     pub(crate) unreadable: Vec<String>,
@@ -89,7 +98,7 @@ pub(crate) fn load(entries: Kept) -> Loaded {
                 .map_err(|error| error.to_string())
                 .and_then(Stored::checked)
             {
-                Ok(stored) => loaded.instances.push(stored),
+                Ok(restored) => loaded.instances.push(restored),
                 Err(reason) => loaded.unreadable.push(format!("{key}: {reason}")),
             }
         }
@@ -141,36 +150,24 @@ fn key_of(instance: &Instance) -> String {
 }
 
 impl Stored {
-    /// Itself, when every field can be used.
-    fn checked(self) -> Result<Self, String> {
-        self.service
-            .parse::<ServiceName>()
-            .map_err(|e| e.to_string())?;
-        self.id.parse::<InstanceId>().map_err(|e| e.to_string())?;
-        Address::new(&self.host, self.port).map_err(|e| e.to_string())?;
-        let words = [Some(&self.health), self.own.as_ref(), self.forced.as_ref()];
-        for word in words.into_iter().flatten() {
-            Health::from_word(word).ok_or_else(|| format!("`{word}` is not a health"))?;
+    /// What it says, when every part of it can be used.
+    fn checked(self) -> Result<Restored, String> {
+        fn word(word: &str) -> Result<Health, String> {
+            Health::from_word(word).ok_or_else(|| format!("`{word}` is not a health"))
         }
-        Ok(self)
-    }
-
-    /// The registration, the last health, and what was said beside the checks.
-    pub(crate) fn into_parts(self) -> Option<(Registration, Health, Words)> {
-        let own = self.own.as_deref().and_then(Health::from_word);
-        let health = Health::from_word(&self.health)?;
+        fn in_words(error: impl std::fmt::Display) -> String {
+            error.to_string()
+        }
+        let own = self.own.as_deref().map(word).transpose()?;
         let words = Words {
-            own: own.map(|health| Own {
-                health,
-                note: String::new(),
-            }),
-            forced: self.forced.as_deref().and_then(Health::from_word),
+            own: own.map(|health| Own::new(health, "")),
+            forced: self.forced.as_deref().map(word).transpose()?,
             draining: self.draining,
         };
         let registration = Registration {
-            service: self.service.parse().ok()?,
-            id: self.id.parse().ok()?,
-            address: Address::new(&self.host, self.port).ok()?,
+            service: self.service.parse::<ServiceName>().map_err(in_words)?,
+            id: self.id.parse::<InstanceId>().map_err(in_words)?,
+            address: Address::new(&self.host, self.port).map_err(in_words)?,
             weight: self.weight,
             tags: self.tags,
             metadata: self.metadata,
@@ -179,7 +176,12 @@ impl Stored {
             health: own.unwrap_or(Health::Passing),
             source: Source::Client,
         };
-        Some((registration, health, words))
+        registration.validate().map_err(in_words)?;
+        Ok(Restored {
+            registration,
+            health: word(&self.health)?,
+            words,
+        })
     }
 }
 
@@ -249,27 +251,37 @@ mod tests {
         let entry = keep(&record);
         assert_eq!(entry.key, "registry/instances/users/u:1");
         let mut loaded = load(vec![(entry.key, entry.value.unwrap())]);
-        let parts = loaded.instances.remove(0).into_parts().unwrap();
         let words = Words {
             own: None,
             forced: Some(Health::Draining),
             draining: false,
         };
-        assert_eq!(parts, (registration, Health::Draining, words));
+        let expected = Restored {
+            registration,
+            health: Health::Draining,
+            words,
+        };
+        assert_eq!(loaded.instances.remove(0), expected);
     }
 
     #[test]
     fn what_cannot_be_read_is_named_and_the_rest_is_used() {
         let good = br#"{"service":"users","id":"u1","host":"10.0.0.1","port":80,"weight":1,"health":"passing"}"#;
+        // A lease that no clock can count must not end Atoll at its start.
+        let endless =
+            String::from_utf8_lossy(good).replace('}', r#","lease_ms":18446744073709551615}"#);
+        let endless = endless.into_bytes();
         let loaded = load(vec![
             ("registry/instances/users/u1".to_owned(), good.to_vec()),
             ("registry/instances/users/u2".to_owned(), b"{".to_vec()),
+            ("registry/instances/users/u3".to_owned(), endless),
             ("registry/revisions".to_owned(), b"42".to_vec()),
             ("something/else".to_owned(), b"?".to_vec()),
         ]);
         assert_eq!(loaded.instances.len(), 1);
         assert_eq!(loaded.ceiling, Revision(42));
-        assert_eq!(loaded.unreadable.len(), 1);
+        assert_eq!(loaded.unreadable.len(), 2);
         assert!(loaded.unreadable[0].starts_with("registry/instances/users/u2: "));
+        assert!(loaded.unreadable[1].starts_with("registry/instances/users/u3: lease: "));
     }
 }

@@ -46,8 +46,10 @@ impl Watch {
     /// [`RegistryError::Closed`] when the registry stops.
     pub async fn next(&mut self) -> Result<WatchEvent, RegistryError> {
         loop {
-            // A revision from the future is of another life: say so, do not wait.
-            let behind = self.fresh && self.seen != self.registry.current().revision;
+            // A revision from the future is of another life: say so, do not wait. Who
+            // knows nothing is told everything at once, be it nothing.
+            let current = self.registry.current().revision;
+            let behind = self.fresh && (self.seen != current || self.seen == Revision(0));
             if !behind {
                 self.registry.wait_for(Revision(self.seen.0 + 1)).await?;
             }

@@ -225,6 +225,24 @@ async fn a_watcher_is_told_everything_once_and_then_what_changes() {
 }
 
 #[tokio::test]
+async fn a_watcher_of_an_empty_registry_is_told_so_at_once() {
+    let (registry, _tasks) = open(Arc::new(Memory::default())).await;
+    let mut watch = registry.watch(Revision(0));
+    match watch.next().await.unwrap() {
+        WatchEvent::Resync(catalog) => assert!(catalog.services.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    let first = registry
+        .register(registration("users", "u1", &somewhere()))
+        .await
+        .unwrap();
+    match watch.next().await.unwrap() {
+        WatchEvent::Resync(catalog) => assert_eq!(catalog.revision, first),
+        WatchEvent::Changes { revision, .. } => assert_eq!(revision, first),
+    }
+}
+
+#[tokio::test]
 async fn a_burst_is_kept_in_the_store_and_read_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..2 {
@@ -410,4 +428,112 @@ async fn a_silent_instance_leaves_the_catalogue_when_its_lease_ends() {
         lived >= Duration::from_secs(30) && lived < Duration::from_secs(31),
         "{lived:?}"
     );
+}
+
+/// What a peer that is no proper server does after it was asked.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// Says this and keeps the connection open.
+    Holds(&'static str),
+    /// Says the first, then the second again and again.
+    Repeats(&'static str, &'static str),
+    /// Says this and closes.
+    Closes(&'static str),
+}
+
+async fn strange(manner: Manner) -> (Address, Tasks) {
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let tasks = Tasks::root(Clock::system());
+    let group = tasks.clone();
+    drop(tasks.once("server", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(group.once("connection", async move {
+                let mut head = vec![0; 2048];
+                drop(stream.read(&mut head).await);
+                let (first, rest) = match manner {
+                    Manner::Holds(text) | Manner::Closes(text) => (text, ""),
+                    Manner::Repeats(text, rest) => (text, rest),
+                };
+                drop(stream.write_all(first.as_bytes()).await);
+                while !rest.is_empty() && stream.write_all(rest.as_bytes()).await.is_ok() {}
+                if matches!(manner, Manner::Holds(_)) {
+                    // Until the prober has had enough.
+                    drop(stream.read(&mut head).await);
+                }
+            }));
+        }
+    }));
+    (address, tasks)
+}
+
+#[tokio::test]
+async fn answers_of_every_kind_are_judged_within_bounds() {
+    use Manner::{Closes, Holds, Repeats};
+    let table = [
+        // Keeps alive although it was asked to close.
+        (
+            Holds("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+            Health::Passing,
+            ": 200 OK: ok",
+        ),
+        (
+            Closes("HTTP/1.0 200 OK\r\n\r\nold"),
+            Health::Passing,
+            ": 200 OK: old",
+        ),
+        // A body without end is cut; the status has said it all.
+        (
+            Repeats("HTTP/1.1 200 OK\r\n\r\n", "more and more "),
+            Health::Passing,
+            "more and more",
+        ),
+        (
+            Repeats("HTTP/1.1 200 OK\r\n", "X-More: and more\r\n"),
+            Health::Critical,
+            "broke the exchange off",
+        ),
+        (
+            Repeats("", "HTTP/1.1 100 Continue\r\n\r\n"),
+            Health::Critical,
+            "did not answer within",
+        ),
+        (
+            Holds("HTTP/1.1 200 OK\r\nContent-"),
+            Health::Critical,
+            "did not answer within",
+        ),
+        (
+            Closes("SSH-2.0-OpenSSH_9.9\r\n"),
+            Health::Critical,
+            "broke the exchange off",
+        ),
+        (Closes(""), Health::Critical, "broke the exchange off"),
+    ];
+    for (manner, health, note) in table {
+        let (address, _server) = strange(manner).await;
+        let (registry, _tasks) = open(Arc::new(Memory::default())).await;
+        let mut instance = registration("users", "u1", &address);
+        let mut check = quick(Probe::Http {
+            path: "/".to_owned(),
+        });
+        check.timeout = Duration::from_millis(500);
+        check.failures_before_critical = 1;
+        instance.checks = vec![check];
+        registry.register(instance).await.unwrap();
+        let settled = async {
+            let mut catalog = registry.catalog();
+            let settled = |catalog: &Arc<atoll_model::Catalog>| {
+                catalog.instances("users")[0].health != Health::Starting
+            };
+            catalog.wait_for(settled).await.unwrap().instances("users")[0].clone()
+        };
+        let judged = tokio::time::timeout(Duration::from_secs(30), settled).await;
+        let judged = judged.unwrap_or_else(|_| panic!("{manner:?}: no verdict"));
+        assert_eq!(judged.health, health, "{manner:?}: {}", judged.note);
+        assert!(judged.note.contains(note), "{manner:?}: {}", judged.note);
+        assert!(judged.note.len() <= 200);
+    }
 }

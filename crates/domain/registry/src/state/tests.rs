@@ -360,6 +360,36 @@ fn ten_thousand_checks_do_not_fire_in_one_instant() {
 }
 
 #[test]
+fn whoever_registers_again_and_again_does_not_fill_the_memory() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let mut world = world();
+    for number in 0..20_000 {
+        let mut registration = checked("u1");
+        registration.lease = Some(YEAR);
+        registration.checks[0].interval = YEAR;
+        registration.tags = vec![number.to_string()];
+        world.register(registration).unwrap();
+        for question in world.tick() {
+            world.answer(question, Outcome::Pass);
+        }
+        let other = leased("users", &format!("o{number}"), YEAR);
+        world.register(other).unwrap();
+        world
+            .deregister(&format!("o{number}"), Source::Client)
+            .unwrap();
+    }
+    let (leases, checks) = (world.state.leases.len(), world.state.schedule.len());
+    assert!(leases <= 2 * TIDY_LEAST, "{leases}");
+    assert!(checks <= 2 * TIDY_LEAST, "{checks}");
+    // And the two that count are among them.
+    assert_eq!(world.health("u1"), Health::Passing);
+    assert_eq!(world.pass(YEAR / 2).len(), 0);
+    assert_eq!(world.ids(), ["u1"]);
+    world.pass(YEAR / 2);
+    assert_eq!(world.ids(), Vec::<String>::new());
+}
+
+#[test]
 fn no_more_questions_are_out_than_allowed() {
     let mut world = world_with(Settings {
         probes_max: 10,
@@ -466,6 +496,18 @@ fn what_can_never_work_is_refused_with_its_field() {
         |r| {
             r.checks[0].probe = Probe::Http {
                 path: "x".to_owned(),
+            }
+        },
+        "checks.http.path: ",
+    );
+    check(
+        |r| r.checks[0].timeout = Duration::from_secs(61),
+        "checks.timeout: ",
+    );
+    check(
+        |r| {
+            r.checks[0].probe = Probe::Http {
+                path: format!("/{}", "x".repeat(2048)),
             }
         },
         "checks.http.path: ",
