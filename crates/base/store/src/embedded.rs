@@ -116,6 +116,7 @@ fn start(disk: Option<Disk>, loaded: Loaded, options: Options, tasks: &Tasks) ->
         published,
         tasks: tasks.clone(),
         options,
+        durable: disk.is_some(),
         disk,
         next_lease: loaded.next_lease,
         pending: None,

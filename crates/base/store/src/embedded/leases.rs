@@ -19,6 +19,8 @@ pub(crate) struct Leases {
 struct Entry {
     ttl: Duration,
     ends: Instant,
+    /// Where it stands in `due`, unless it is ending.
+    due: Instant,
     ending: bool,
 }
 
@@ -29,15 +31,19 @@ impl Leases {
         let entry = Entry {
             ttl: lease.ttl,
             ends,
+            due: ends,
             ending: false,
         };
+        self.remove(lease.id);
         self.by_id.insert(lease.id, entry);
         self.due.insert((ends, lease.id));
     }
 
     pub(crate) fn remove(&mut self, id: LeaseId) {
-        // Its entry in `due` is skipped when it comes up.
-        self.by_id.remove(&id);
+        // Out of `due`, too: it may have had a century.
+        if let Some(entry) = self.by_id.remove(&id) {
+            self.due.remove(&(entry.due, id));
+        }
     }
 
     pub(crate) fn lives(&self, id: LeaseId) -> bool {
@@ -73,7 +79,8 @@ impl Leases {
                 continue;
             };
             if entry.ends > now {
-                self.due.insert((entry.ends, id));
+                entry.due = entry.ends;
+                self.due.insert((entry.due, id));
             } else {
                 entry.ending = true;
                 expired.push(id);
@@ -135,6 +142,23 @@ mod tests {
         assert_eq!(leases.expire(now + TTL), []);
         assert_eq!(leases.next_due(), Some(now + TTL + TTL / 2));
         assert_eq!(leases.expire(now + TTL * 2), [LeaseId(1)]);
+    }
+
+    #[test]
+    fn leases_that_are_given_back_leave_nothing_behind() {
+        let (mut leases, now) = (Leases::default(), start());
+        for id in 1..=1000 {
+            leases.insert(lease(id), TTL * 1000, now);
+            leases.keep_alive(LeaseId(id), now + TTL);
+            leases.remove(LeaseId(id));
+        }
+        assert_eq!((leases.by_id.len(), leases.due.len()), (0, 0));
+        // Also one that was put back in the queue meanwhile.
+        leases.insert(lease(1), Duration::ZERO, now);
+        leases.keep_alive(LeaseId(1), now + TTL / 2);
+        assert_eq!(leases.expire(now + TTL), []);
+        leases.remove(LeaseId(1));
+        assert_eq!(leases.next_due(), None);
     }
 
     #[test]

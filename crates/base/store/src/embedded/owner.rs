@@ -53,8 +53,11 @@ pub(super) struct Owner {
     pub(super) published: watch::Sender<Revision>,
     pub(super) tasks: Tasks,
     pub(super) options: Options,
-    /// None when the store is in memory only.
+    /// None when the store is in memory only, while a task has it, and after such a
+    /// task panicked.
     pub(super) disk: Option<Disk>,
+    /// What is acknowledged must be on disk.
+    pub(super) durable: bool,
     pub(super) next_lease: u64,
     /// A batch of which the disk could not say whether it has it.
     pub(super) pending: Option<Arc<Batch>>,
@@ -210,7 +213,11 @@ impl Owner {
             return Ok(0);
         }
         let Some(mut disk) = self.disk.take() else {
-            return Ok(0);
+            return if self.durable {
+                Err(Failure::NotWritten(disk_lost()))
+            } else {
+                Ok(0)
+            };
         };
         let written = Arc::clone(batch);
         let task = self.tasks.blocking("commit", move || {
@@ -222,8 +229,9 @@ impl Owner {
                 self.disk = Some(disk);
                 result
             }
-            // The runtime is going down; nothing can be told any more.
-            Err(_) => Err(Failure::NotWritten(StoreError::Closed)),
+            // It panicked, or the runtime is going down: what is in the file is
+            // known at the next start.
+            Err(_) => Err(Failure::NotWritten(disk_lost())),
         }
     }
 
@@ -236,7 +244,7 @@ impl Owner {
             let result = disk.recover();
             (disk, result)
         });
-        let (disk, result) = task.await.map_err(|_| StoreError::Closed)?;
+        let (disk, result) = task.await.map_err(|_| disk_lost())?;
         self.disk = Some(disk);
         let landed = result?;
         info!(landed, "store file opened again after a failure");
@@ -291,6 +299,12 @@ impl Owner {
             self.disk = task.await.ok();
         }
     }
+}
+
+/// Whoever had the file did not give it back. Whether the change that was on its way
+/// is in there nobody can tell, so nothing more is acknowledged in this life.
+fn disk_lost() -> StoreError {
+    StoreError::Unavailable("the task that wrote it ended by a defect; restart Atoll".to_owned())
 }
 
 /// Answers with `outcome` if the batch gets durable.

@@ -276,6 +276,8 @@ struct Faults {
     sync_fails: AtomicBool,
     /// Opening fails, as when the device is away.
     gone: AtomicBool,
+    /// Asking for the file's length ends in a panic: any defect beside redb's own.
+    panics: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -305,6 +307,7 @@ impl Medium for FalseDisk {
     }
 
     fn len_bytes(&self) -> io::Result<u64> {
+        assert!(!self.faults.panics.load(Ordering::SeqCst), "on purpose");
         Ok(std::fs::metadata(&self.path)?.len())
     }
 
@@ -440,6 +443,25 @@ async fn a_failed_sync_is_not_acknowledged_and_the_outcome_is_found_out() {
     stop(tasks).await;
     let (store, tasks) = reopen(dir.path(), Options::default()).await;
     assert_eq!(keys(&store).await, there, "memory and disk agree");
+    stop(tasks).await;
+}
+
+#[tokio::test]
+async fn a_store_whose_writer_panicked_acknowledges_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, faults, _, tasks) = on_false_disk(dir.path()).await;
+    faults.panics.store(true, Ordering::SeqCst);
+    for key in ["first", "second"] {
+        let refused = store.put(key, "").await;
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable(_))),
+            "{key}: {refused:?}"
+        );
+    }
+    let granted = store.grant(Duration::from_secs(1)).await;
+    assert!(granted.is_err(), "{granted:?}");
+    // Reads go on.
+    assert!(store.get("before").await.unwrap().is_some());
     stop(tasks).await;
 }
 
