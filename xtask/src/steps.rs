@@ -1,0 +1,172 @@
+//! The steps of `cargo xtask test`.
+//!
+//! All of them build with one profile and one choice of features (the whole
+//! workspace's, with what its tests need), so that nothing is compiled twice.
+
+use std::path::{Path, PathBuf};
+
+use crate::house::House;
+use crate::summary::Outcome;
+use crate::{debian, process, python, tidy, unknown_word};
+
+/// The crate of end-to-end tests: it wants the other binaries built first.
+const E2E: &str = "atoll-e2e";
+
+/// Debian packages that end-to-end tests call.
+const E2E_PACKAGES: &[&str] = &[];
+
+/// End-to-end tests at a time. They are load tests: on a small machine a third one
+/// would measure the other two.
+const E2E_TEST_THREADS: &str = "--test-threads=2";
+
+/// One step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    Format,
+    Lint,
+    Tidy,
+    Unit,
+    Integration,
+    E2e,
+}
+
+impl Step {
+    /// Cheap and telling ones first.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Format,
+        Self::Lint,
+        Self::Tidy,
+        Self::Unit,
+        Self::Integration,
+        Self::E2e,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Lint => "lint",
+            Self::Tidy => "tidy",
+            Self::Unit => "unit",
+            Self::Integration => "integration",
+            Self::E2e => "e2e",
+        }
+    }
+
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Format => "cargo fmt --check, fuzz targets included",
+            Self::Lint => "clippy on everything, warnings denied",
+            Self::Tidy => "edges between crates, lengths, licences, papers: what no compiler knows",
+            Self::Unit => "tests beside the code, and those in the documentation",
+            Self::Integration => "tests of a crate from outside (`tests/`)",
+            Self::E2e => {
+                "the binaries, over sockets and signals; with Python services if it is there"
+            }
+        }
+    }
+
+    /// Steps by name, all when none is named.
+    pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Self>, String> {
+        if words.is_empty() {
+            return Ok(Self::ALL.to_vec());
+        }
+        words.iter().map(|word| Self::parse(word)).collect()
+    }
+
+    fn parse(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|step| step.name() == word);
+        found.ok_or_else(|| unknown_word("step", word, &Self::ALL.map(Self::name)))
+    }
+
+    pub(crate) fn run(self, root: &Path) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Format => format(root),
+            Self::Lint => lint(root),
+            Self::Tidy => Ok(Outcome::whole(tidy::print_findings(&House::read(root)?))),
+            Self::Unit => unit(root),
+            Self::Integration => tests(root, &["--test", "*"]),
+            Self::E2e => e2e(root),
+        }
+    }
+}
+
+fn format(root: &Path) -> anyhow::Result<Outcome> {
+    let mut check = process::cargo(root);
+    let mut passed = process::succeeds(check.args(["fmt", "--all", "--check"]))?;
+    // Outside of the workspace: libFuzzer wants flags and a lock file of its own.
+    if root.join("fuzz/Cargo.toml").exists() {
+        let mut check = process::cargo(root);
+        check.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]);
+        passed &= process::succeeds(&mut check)?;
+    }
+    Ok(Outcome::whole(passed))
+}
+
+fn lint(root: &Path) -> anyhow::Result<Outcome> {
+    let mut clippy = process::cargo(root);
+    clippy.args(["clippy", "--workspace", "--all-targets", "--keep-going"]);
+    clippy.args(["--", "--deny", "warnings"]);
+    Ok(Outcome::whole(process::succeeds(&mut clippy)?))
+}
+
+fn unit(root: &Path) -> anyhow::Result<Outcome> {
+    let mut outcome = tests(root, &["--lib", "--bins"])?;
+    outcome.counts += tests(root, &["--doc"])?.counts;
+    Ok(outcome)
+}
+
+/// Tests of all crates but the end-to-end one.
+fn tests(root: &Path, which: &[&str]) -> anyhow::Result<Outcome> {
+    let mut command = process::cargo(root);
+    command.args(["test", "--workspace", "--exclude", E2E, "--no-fail-fast"]);
+    process::count_tests(command.args(which))
+}
+
+fn e2e(root: &Path) -> anyhow::Result<Outcome> {
+    // With `--tests`, so that the binaries have the features that the other steps
+    // built with; otherwise cargo would compile tokio, and all above it, once more.
+    let mut build = process::cargo(root);
+    build.args(["build", "--workspace", "--bins", "--tests"]);
+    anyhow::ensure!(process::succeeds(&mut build)?, "the binaries do not build");
+    debian::ensure(E2E_PACKAGES)?;
+
+    let mut outcome = Outcome::default();
+    let mut command = process::cargo(root);
+    command.args(["test", "--package", E2E, "--no-fail-fast"]);
+    command.args(["--", E2E_TEST_THREADS]);
+    match python::prepare(root, &target_folder(root)?) {
+        Ok(Some(bin)) => {
+            command.env("ATOLL_E2E_PYTHON", bin);
+        }
+        Ok(None) => {}
+        Err(error) => {
+            // The other tests are still worth running.
+            println!("error: Python packages: {error:#}");
+            outcome.counts.failed += 1;
+        }
+    }
+    outcome.counts += process::count_tests(&mut command)?.counts;
+    Ok(outcome)
+}
+
+fn target_folder(root: &Path) -> anyhow::Result<PathBuf> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .current_dir(root)
+        .no_deps()
+        .exec()?;
+    Ok(metadata.target_directory.into_std_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_is_found_by_its_name() {
+        for step in Step::ALL {
+            let words = [step.name().to_owned()];
+            assert_eq!(Step::parse_all(&words), Ok(vec![step]));
+        }
+        assert!(Step::parse_all(&["unit".to_owned(), "end2end".to_owned()]).is_err());
+    }
+}
