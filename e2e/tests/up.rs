@@ -266,6 +266,52 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn a_build_runs_first_and_a_failed_one_is_said_while_the_rest_serves() {
+    let world = up(&format!(
+        "services:\n  good:\n    build: echo made > made.txt\n    command: cat made.txt; exec {0}\n    health: /healthz\n  bad:\n    build: echo cannot find the compiler >&2; exit 7\n    command: {0}\nroutes:\n  /good/{{path*}}: good\n",
+        service_command()
+    ));
+    world.wait_passing("good", 1);
+    assert_eq!(world.get("/good/x").status, 200);
+    eventually("the reason is printed", || {
+        let printed = world.printed();
+        (printed.contains("cannot find the compiler") && printed.contains('7')).then_some(())
+    });
+    let bad = world.run(&["services", "bad"]);
+    assert!(
+        describe(&bad).contains("build failed"),
+        "{}",
+        describe(&bad)
+    );
+    let good = world.run(&["logs", "good"]);
+    assert!(describe(&good).contains("made"), "{}", describe(&good));
+}
+
+#[test]
+fn an_empty_file_starts_and_serves_what_it_has() {
+    let mut world = World::new("");
+    world.up();
+    let none = world.get("/");
+    assert_eq!(none.status, 404, "{}", none.text());
+    let status = world.api("status");
+    assert_eq!(status["ready"], true, "{status}");
+    assert_eq!(status["services"].as_array().map(Vec::len), Some(0));
+    assert!(world.stop().success(), "{}", world.printed());
+}
+
+#[test]
+fn a_terminated_atoll_stops_like_an_interrupted_one() {
+    let mut world = up(&echo_fleet(1));
+    world.wait_passing("echo", 1);
+    let pids = world.pids("echo");
+    world.signal(Signal::TERM);
+    assert!(world.ended().success(), "{}", world.printed());
+    for pid in pids {
+        assert!(!alive(pid), "process {pid} was left behind");
+    }
+}
+
+#[test]
 fn an_idle_atoll_is_small() {
     let world = up("");
     // A debug build with all its symbols; the promise (30 MB) is measured in bench/results.md.

@@ -8,8 +8,9 @@
 
 #![expect(
     clippy::disallowed_methods,
+    clippy::zombie_processes,
     clippy::print_stdout,
-    reason = "a stand-alone test service with threads, environment and output of its own"
+    reason = "a stand-alone test service with threads, environment, output and an abandoned child of its own"
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
