@@ -162,6 +162,55 @@ fn a_service_without_an_instance_is_503_and_recovers() {
 }
 
 #[test]
+fn a_service_that_takes_too_long_is_cut_off_with_504() {
+    let world = echo("  /slow/{ms}:\n    to: echo\n    timeout: 300ms\n");
+    assert_eq!(world.get("/slow/1").text(), "slow");
+    let answer = world.get("/slow/60000");
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert_eq!(answer.json()["blame"], "upstream", "{}", answer.text());
+    let explained = world.run_json(&["explain", "GET", "/slow/1", "--json"]);
+    let policies = explained["route"]["policies"].to_string();
+    assert!(policies.contains("300ms"), "{policies}");
+}
+
+#[test]
+fn http_2_is_spoken_on_the_same_port() {
+    use std::io::{Read, Write};
+    let world = echo("");
+    let mut stream = std::net::TcpStream::connect(world.gateway()).unwrap();
+    // RFC 9113 §3.4: the preface and empty SETTINGS; then HEADERS (§6.2) that end
+    // headers and stream 1, in HPACK: GET (2), http (6), `:path` (4), `:authority` (1).
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let block = b"\x82\x86\x04\x09/echo/a?b\x01\x0cshop.example";
+    sent.extend([0, 0, block.len() as u8, 0x01, 0x05, 0, 0, 0, 1]);
+    sent.extend(block);
+    stream.write_all(&sent).unwrap();
+    let mut body = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        let (kind, flags) = (head[3], head[4]);
+        assert!(kind != 0x03 && kind != 0x07, "reset or gone: {payload:?}");
+        if kind == 0x00 {
+            body.extend(payload);
+            if flags & 0x01 != 0 {
+                break;
+            }
+        }
+    }
+    let text = String::from_utf8(body).unwrap();
+    assert!(text.starts_with("GET /echo/a?b HTTP/1.1\n"), "{text}");
+    assert!(
+        text.to_lowercase().contains("\nhost: shop.example\n"),
+        "{text}"
+    );
+    assert!(text.to_lowercase().contains("\nvia: 2"), "{text}");
+}
+
+#[test]
 fn a_request_that_could_mean_two_is_refused() {
     use std::io::{Read, Write};
     let world = echo("");
