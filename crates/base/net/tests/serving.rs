@@ -193,6 +193,32 @@ async fn stopping_finishes_requests_in_flight_and_closes_idle_connections() {
 }
 
 #[tokio::test]
+async fn a_connection_that_never_asked_does_not_hold_up_the_end() {
+    let world = world(Limits {
+        // As long as the test may take: what it waits for is not this.
+        drain: Duration::from_secs(600),
+        head_timeout: Duration::from_secs(600),
+        ..Limits::default()
+    });
+    let mut silent = TcpStream::connect(world.socket).await.unwrap();
+    let mut begun = TcpStream::connect(world.socket).await.unwrap();
+    begun.write_all(b"GET /peer HTTP/1.1\r\nHo").await.unwrap();
+    // Connections are accepted in their order, so both have been.
+    get(&world.address, "/peer").await.unwrap();
+    let stopping = async { world.tasks.stop(Duration::from_secs(60)).await };
+    let rest = async {
+        assert_eq!(silent.read(&mut [0_u8; 64]).await.unwrap(), 0);
+        // Who has begun to ask is answered.
+        begun.write_all(b"st: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        begun.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    let (stopped, ()) = tokio::join!(stopping, rest);
+    assert_eq!(stopped, Ok(()));
+}
+
+#[tokio::test]
 async fn a_request_that_outlives_the_drain_is_cut() {
     let world = world(Limits {
         drain: Duration::from_millis(50),
@@ -226,6 +252,15 @@ async fn a_head_that_is_too_long_is_431_and_a_slow_one_is_cut_off() {
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).await.unwrap();
     assert_eq!(world.open.load(Ordering::SeqCst), 0, "no handler ran");
+
+    // So are those who asked once and then keep the connection, or never ask.
+    for asked in ["GET /peer HTTP/1.1\r\nHost: x\r\n\r\n", ""] {
+        let mut idle = TcpStream::connect(world.socket).await.unwrap();
+        idle.write_all(asked.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        idle.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer.is_empty(), asked.is_empty(), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -115,6 +115,8 @@ struct Said {
     ready: bool,
     begun: BTreeMap<usize, u64>,
     acknowledged: BTreeMap<usize, u64>,
+    /// Transactions acknowledged in all.
+    acks: u64,
     revision: u64,
     gone: Vec<LeaseId>,
 }
@@ -129,6 +131,7 @@ impl Said {
             "begin" => drop(self.begun.insert(writer(1), number(2))),
             "ack" => {
                 self.acknowledged.insert(writer(1), number(2));
+                self.acks += 1;
                 self.revision = self.revision.max(number(3));
             }
             "gone" => self.gone.push(LeaseId(number(2))),
@@ -143,7 +146,7 @@ async fn a_writer_killed_at_random_points_loses_nothing_acknowledged() {
     let seed = Random::from_entropy().bits();
     let mut random = Random::from_seed(seed);
     let mut dir = tempfile::tempdir().unwrap();
-    let mut total = 0;
+    let (mut acks, mut unready, mut underway) = (0, 0, 0);
     for run in 0..runs {
         // Mostly go on with the store of the last crash; now and then a new one, so
         // that crashes meet its creation too.
@@ -151,11 +154,21 @@ async fn a_writer_killed_at_random_points_loses_nothing_acknowledged() {
             dir = tempfile::tempdir().unwrap();
         }
         let said = run_and_kill(dir.path(), &mut random);
-        total += said.acknowledged.len();
+        acks += said.acks;
+        unready += u64::from(!said.ready);
+        underway += u64::from(said.begun.iter().any(|(writer, number)| {
+            said.acknowledged
+                .get(writer)
+                .is_none_or(|acked| acked < number)
+        }));
         verify(dir.path(), &said, &format!("run {run}, seed {seed}")).await;
     }
+    println!(
+        "{runs} kills: {acks} transactions acknowledged, none lost; {underway} kills fell \
+         into a transaction, {unready} before the store was open"
+    );
     // Kills before the first line are wanted, but not only those.
-    assert!(total > 0, "no writer ever got as far as an acknowledgement");
+    assert!(acks > 0, "no writer ever got as far as an acknowledgement");
 }
 
 fn run_and_kill(dir: &Path, random: &mut Random) -> Said {
