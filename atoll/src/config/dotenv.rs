@@ -1,0 +1,216 @@
+//! `.env` and `env_file:` files, as Compose reads them.
+//!
+//! `NAME=value` or `NAME: value`, `export` in front, `#` comments; `'…'` is taken
+//! as it stands, `"…"` has escapes and variables, bare values have variables and
+//! end before ` #`. Quoted values may go over several lines.
+
+use std::collections::BTreeMap;
+
+use super::diagnostic::Diagnostic;
+use super::source::{Source, Span};
+use super::variables::{Keep, Variables, interpolate};
+
+/// The variables of `source`; those before it in the file and those of `around`
+/// may stand in values.
+pub(crate) fn parse(
+    source: &Source,
+    around: &Variables,
+) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+    let mut known = around.clone();
+    let mut found = BTreeMap::new();
+    let mut errors = Vec::new();
+    let mut reader = Reader {
+        text: &source.text,
+        line: 1,
+        line_start: 0,
+        at: 0,
+    };
+    while reader.next_entry() {
+        let span = Span::at(reader.line, reader.column());
+        match reader.entry(&known) {
+            Ok((name, Some(value))) => {
+                known.file.insert(name.clone(), value.clone());
+                found.insert(name, value);
+            }
+            // A name alone takes its value from outside, as in Compose.
+            Ok((name, None)) => {
+                if let Some(value) = around.process.get(&name) {
+                    found.insert(name, value.clone());
+                }
+            }
+            Err(message) => {
+                errors.push(Diagnostic::at(source, span, message));
+                reader.skip_line();
+            }
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(found),
+        false => Err(errors),
+    }
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    line: usize,
+    line_start: usize,
+    at: usize,
+}
+
+impl<'t> Reader<'t> {
+    fn rest(&self) -> &'t str {
+        &self.text[self.at..]
+    }
+
+    fn column(&self) -> usize {
+        self.text[self.line_start..self.at].chars().count() + 1
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        let passed = &self.text[self.at..self.at + bytes];
+        if let Some(last) = passed.rfind('\n') {
+            self.line += passed.matches('\n').count();
+            self.line_start = self.at + last + 1;
+        }
+        self.at += bytes;
+    }
+
+    fn skip_line(&mut self) {
+        let length = self
+            .rest()
+            .find('\n')
+            .map_or(self.rest().len(), |at| at + 1);
+        self.advance(length);
+    }
+
+    fn skip_blanks(&mut self) {
+        let blank = |c: char| c == ' ' || c == '\t';
+        let length = self.rest().len() - self.rest().trim_start_matches(blank).len();
+        self.advance(length);
+    }
+
+    /// Goes to where the next entry begins; whether there is one.
+    fn next_entry(&mut self) -> bool {
+        loop {
+            let length = self.rest().len() - self.rest().trim_start().len();
+            self.advance(length);
+            if !self.rest().starts_with('#') {
+                return !self.rest().is_empty();
+            }
+            self.skip_line();
+        }
+    }
+
+    fn entry(&mut self, known: &Variables) -> Result<(String, Option<String>), String> {
+        if let Some(after) = self.rest().strip_prefix("export")
+            && after.starts_with([' ', '\t'])
+        {
+            self.advance("export".len());
+            self.skip_blanks();
+        }
+        let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '[' | ']');
+        let length = self.rest().find(|c| !part(c)).unwrap_or(self.rest().len());
+        let name = self.rest()[..length].to_owned();
+        if name.is_empty() {
+            return Err("a variable's name was expected".to_owned());
+        }
+        self.advance(length);
+        self.skip_blanks();
+        match self.rest().chars().next() {
+            Some('=' | ':') => self.advance(1),
+            None | Some('\r' | '\n' | '#') => {
+                self.skip_line();
+                return Ok((name, None));
+            }
+            Some(c) => return Err(format!("`=` was expected after `{name}`, not `{c}`")),
+        }
+        self.skip_blanks();
+        let value = match self.rest().chars().next() {
+            Some(quote @ ('"' | '\'')) => self.quoted(&name, quote)?,
+            _ => self.bare(),
+        };
+        let value = match value {
+            (text, true) => {
+                let filled = interpolate(&text, known, Keep::Nothing);
+                filled.map_err(|why| format!("`{name}`: {why}"))?.text
+            }
+            (text, false) => text,
+        };
+        Ok((name, Some(value)))
+    }
+
+    /// A value without quotes, and that it has variables.
+    fn bare(&mut self) -> (String, bool) {
+        let line = self.rest().split('\n').next().unwrap_or_default();
+        let mut end = line.len();
+        for (at, _) in line.match_indices('#') {
+            if at == 0 || line[..at].ends_with([' ', '\t']) {
+                end = at;
+                break;
+            }
+        }
+        let value = line[..end].trim().to_owned();
+        self.skip_line();
+        (value, true)
+    }
+
+    /// A value in quotes, and whether it has variables.
+    fn quoted(&mut self, name: &str, quote: char) -> Result<(String, bool), String> {
+        let inner = &self.rest()[1..];
+        let mut value = String::new();
+        let mut chars = inner.char_indices();
+        while let Some((at, c)) = chars.next() {
+            if c == quote {
+                self.advance(1 + at + 1);
+                self.skip_blanks();
+                let after = self.rest().chars().next();
+                return match after {
+                    None | Some('\r' | '\n' | '#') => {
+                        self.skip_line();
+                        Ok((value, quote == '"'))
+                    }
+                    Some(c) => Err(format!("`{c}` stands after the value of `{name}`")),
+                };
+            }
+            if c != '\\' || quote == '\'' {
+                value.push(c);
+                continue;
+            }
+            match chars.next().map(|(_, escaped)| escaped) {
+                Some('n') => value.push('\n'),
+                Some('r') => value.push('\r'),
+                Some('t') => value.push('\t'),
+                // As `$$`, so that it is no variable.
+                Some('$') => value.push_str("$$"),
+                Some(c @ ('"' | '\\' | '\'')) => value.push(c),
+                Some(c) => value.extend(['\\', c]),
+                None => break,
+            }
+        }
+        Err(format!("the quotes of `{name}` are not closed"))
+    }
+}
+
+/// The variables of `source` as they stand: `NAME=value`, one a line.
+pub(crate) fn parse_raw(source: &Source) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+    let mut found = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (index, line) in source.text.lines().enumerate() {
+        if line.trim_start().starts_with('#') || line.trim().is_empty() {
+            continue;
+        }
+        match line.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => {
+                found.insert(name.trim().to_owned(), value.to_owned());
+            }
+            _ => {
+                let message = "`NAME=value` was expected";
+                errors.push(Diagnostic::at(source, Span::at(index + 1, 1), message));
+            }
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(found),
+        false => Err(errors),
+    }
+}

@@ -1,0 +1,233 @@
+//! What only shows when the whole file is known: dependencies, ports, and what
+//! the gateway itself says of its routes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_fleet::workload::{Condition, RestartPolicy};
+use atoll_gateway::config::Config;
+use atoll_gateway::snapshot::Snapshot;
+use atoll_model::{Catalog, ServiceName};
+
+use super::Listen;
+use super::decode::Context;
+use super::diagnostic::suggestion;
+use super::gateway::Gateway;
+use super::route;
+use super::service::{Dependency, Placed, Service};
+use super::source::Span;
+
+/// Looks up dependencies and compares ports. `names` are the keys of all services,
+/// those that could not be decoded included.
+pub(crate) fn services(cx: &Context<'_>, services: &mut [Placed], names: &[&str], listen: Listen) {
+    twice(cx, services);
+    ports(cx, services, listen);
+    let restarts: BTreeMap<ServiceName, Option<RestartPolicy>> = services
+        .iter()
+        .map(|placed| (placed.name().clone(), placed.restart()))
+        .collect();
+    for placed in services.iter_mut() {
+        let own = placed.name().clone();
+        let dependencies = std::mem::take(&mut placed.depends_on);
+        for dependency in &dependencies {
+            let found = look_up(cx, &own, dependency, names, &restarts);
+            if let (Some(name), Service::Ours(workload)) = (found, &mut placed.service)
+                && workload
+                    .depends_on
+                    .insert(name, dependency.condition)
+                    .is_some()
+            {
+                cx.error(
+                    dependency.span,
+                    format!("`{}` stands here twice", dependency.service),
+                );
+            }
+        }
+        placed.depends_on = dependencies;
+    }
+    cycles(cx, services);
+}
+
+impl Placed {
+    /// `None` when Atoll does not run it.
+    fn restart(&self) -> Option<RestartPolicy> {
+        match &self.service {
+            Service::Ours(workload) => Some(workload.restart),
+            Service::Elsewhere(_) => None,
+        }
+    }
+}
+
+/// Names are compared without case, keys with.
+fn twice(cx: &Context<'_>, services: &[Placed]) {
+    let mut seen = std::collections::BTreeSet::new();
+    for placed in services {
+        if !seen.insert(placed.name()) {
+            let message = format!(
+                "the service `{}` stands here twice: names have no case",
+                placed.name()
+            );
+            cx.error(placed.span, message);
+        }
+    }
+}
+
+fn ports(cx: &Context<'_>, services: &[Placed], listen: Listen) {
+    let mut taken: BTreeMap<u16, String> = BTreeMap::new();
+    for (name, address) in [("gateway", listen.gateway), ("console", listen.console)] {
+        if let Some(address) = address.filter(|address| address.port() != 0) {
+            taken.insert(address.port(), format!("the {name}"));
+        }
+    }
+    for placed in services {
+        let Service::Ours(workload) = &placed.service else {
+            continue;
+        };
+        let (Some(port), Some(span)) = (workload.port, placed.port) else {
+            continue;
+        };
+        let owner = format!("`{}`", workload.service);
+        if let Some(other) = taken.insert(port, owner) {
+            cx.error(span, format!("port {port} is taken by {other}"));
+        }
+    }
+}
+
+fn look_up(
+    cx: &Context<'_>,
+    own: &ServiceName,
+    dependency: &Dependency,
+    names: &[&str],
+    restarts: &BTreeMap<ServiceName, Option<RestartPolicy>>,
+) -> Option<ServiceName> {
+    let Dependency { service, span, .. } = dependency;
+    if !names.iter().any(|name| name.eq_ignore_ascii_case(service)) {
+        if !dependency.required {
+            cx.warn(
+                *span,
+                format!("there is no service `{service}`; nothing waits for it"),
+            );
+            return None;
+        }
+        cx.error_with(
+            *span,
+            format!("unknown service `{service}`"),
+            suggestion(service, names),
+        );
+        return None;
+    }
+    let name = service.parse::<ServiceName>().ok()?;
+    if name == *own {
+        cx.error(*span, format!("`{service}` cannot wait for itself"));
+        return None;
+    }
+    match restarts.get(&name)? {
+        None => {
+            cx.error(
+                *span,
+                format!("`{service}` is not run by Atoll, so nothing can wait for it to start"),
+            );
+            None
+        }
+        Some(RestartPolicy::Always) if dependency.condition == Condition::CompletedSuccessfully => {
+            cx.error_with(
+                *span,
+                format!("`{service}` is started again whenever it ends, so it never completes"),
+                format!("give `{service}` a `restart: no`"),
+            );
+            None
+        }
+        Some(_) => Some(name),
+    }
+}
+
+/// Reports one circle of services that wait for each other.
+fn cycles(cx: &Context<'_>, services: &[Placed]) {
+    let mut waiting: BTreeMap<&ServiceName, (Vec<&ServiceName>, Span)> = BTreeMap::new();
+    for placed in services {
+        if let Service::Ours(workload) = &placed.service {
+            let span = placed
+                .depends_on
+                .first()
+                .map_or(placed.span, |first| first.span);
+            waiting.insert(
+                &workload.service,
+                (workload.depends_on.keys().collect(), span),
+            );
+        }
+    }
+    // Whoever waits for nobody that is left may start.
+    loop {
+        let free: Vec<_> = waiting
+            .iter()
+            .filter(|(_, (on, _))| !on.iter().any(|name| waiting.contains_key(name)))
+            .map(|(name, _)| *name)
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        for name in free {
+            waiting.remove(name);
+        }
+    }
+    let Some((&start, _)) = waiting.first_key_value() else {
+        return;
+    };
+    let mut path = vec![start];
+    while let Some(next) = path
+        .last()
+        .and_then(|last| waiting.get(last))
+        .and_then(|(on, _)| on.iter().find(|name| waiting.contains_key(*name)))
+    {
+        if let Some(at) = path.iter().position(|name| name == next) {
+            path.drain(..at);
+            path.push(next);
+            break;
+        }
+        path.push(next);
+    }
+    let span = path
+        .first()
+        .and_then(|name| waiting.get(name))
+        .map(|(_, span)| *span);
+    let shown: Vec<_> = path.iter().map(|name| format!("`{name}`")).collect();
+    if let Some(span) = span {
+        cx.error(
+            span,
+            format!("services wait for each other: {}", shown.join(" for ")),
+        );
+    }
+}
+
+/// The gateway's configuration, after it was asked itself.
+pub(crate) fn gateway(cx: &Context<'_>, routes: Vec<route::Placed>, settings: &Gateway) -> Config {
+    let spans: Vec<Span> = routes.iter().map(|placed| placed.span).collect();
+    let config = Config {
+        routes: routes.into_iter().map(|placed| placed.route).collect(),
+        trusted_proxies: settings.trusted_proxies.clone(),
+        access_log: settings.access_log.clone(),
+        limits: settings.limits.clone(),
+    };
+    let span_of = |origin: &str, name: &str| {
+        // The last of a name is the one that the gateway refuses.
+        let at = config
+            .routes
+            .iter()
+            .rposition(|route| route.origin == origin && route.name == name);
+        at.map_or_else(|| Span::at(1, 1), |at| spans[at])
+    };
+    match Snapshot::compile(Arc::new(config.clone()), 0, &Catalog::default(), None) {
+        Ok(snapshot) => {
+            for warning in snapshot.warnings.iter() {
+                let span = span_of(&warning.origin, &warning.route);
+                cx.warn(span, warning.message.clone());
+            }
+        }
+        Err(errors) => {
+            for error in &errors.0 {
+                cx.error(span_of(&error.origin, &error.route), error.message.clone());
+            }
+        }
+    }
+    config
+}

@@ -1,0 +1,507 @@
+//! `routes:`, groups opened and policies merged, as the gateway takes them.
+
+use std::collections::HashSet;
+
+use atoll_gateway::config::{
+    Backend, Balance, Hostname, Match, PathMatch, Rewrite, Route, ValueMatch,
+};
+use atoll_model::ServiceName;
+use http::{HeaderName, Method};
+
+use super::decode::{Context, Fields, Word, number};
+use super::diagnostic::suggestion;
+use super::keys;
+use super::pattern::{self, RouteKey};
+use super::policy::{Policies, header_name, once};
+use super::source::Span;
+use super::tree::{Entry, Node, Value};
+
+/// Routes that one file may have, as many as the router was measured with and more.
+const ROUTES_MAX: usize = 20_000;
+
+/// Bytes that a route's name may have, all its groups' keys together.
+const NAME_BYTES_MAX: usize = 900;
+
+/// A route and where its key stands.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) route: Route,
+    pub(crate) span: Span,
+}
+
+/// What a group hands to its routes.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    prefix: String,
+    method: Option<Method>,
+    hostnames: Vec<Hostname>,
+    /// As written in the keys, for the names of routes.
+    host_text: String,
+    policies: Policies,
+}
+
+/// All routes of the file, in its order.
+pub(crate) fn decode(
+    cx: &Context<'_>,
+    node: &Node,
+    policies: Policies,
+    services: &[&str],
+    file_name: &str,
+) -> Vec<Placed> {
+    let mut routes = Routes {
+        cx,
+        services,
+        file_name,
+        found: Vec::new(),
+    };
+    let top = Group {
+        policies,
+        ..Group::default()
+    };
+    routes.group(node, &top);
+    routes.found
+}
+
+struct Routes<'a> {
+    cx: &'a Context<'a>,
+    services: &'a [&'a str],
+    file_name: &'a str,
+    found: Vec<Placed>,
+}
+
+impl Routes<'_> {
+    fn group(&mut self, node: &Node, group: &Group) {
+        for entry in self.cx.map(node).unwrap_or_default() {
+            if self.found.len() >= ROUTES_MAX {
+                let message = format!("more than {ROUTES_MAX} routes");
+                return self.cx.error(entry.key_span, message);
+            }
+            self.entry(entry, group);
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry, group: &Group) {
+        let cx = self.cx;
+        match &entry.node.value {
+            Value::Null => {
+                let message = format!("the route `{}` goes nowhere; give a service", entry.key);
+                cx.error(entry.key_span, message);
+            }
+            Value::Map(_) => {
+                let Some(fields) = Fields::of(cx, &entry.node, &keys::ROUTE) else {
+                    return;
+                };
+                match fields.get("routes") {
+                    Some(routes) => {
+                        if let Some(inner) = self.inner(entry, &fields, group) {
+                            self.group(routes, &inner);
+                        }
+                    }
+                    None if fields.has("routes") => {}
+                    None => self.route(entry, Some(fields), group),
+                }
+            }
+            Value::Text(_) | Value::List(_) => self.route(entry, None, group),
+        }
+    }
+
+    /// The group that `entry` opens within `group`.
+    fn inner(&self, entry: &Entry, fields: &Fields<'_>, group: &Group) -> Option<Group> {
+        let cx = self.cx;
+        for field in fields.entries() {
+            let known = keys::ROUTE.find(&field.key).is_some();
+            let fits = keys::GROUP_KEYS.contains(&&*field.key) || keys::is_policy(&field.key);
+            if known && !fits {
+                cx.error(
+                    field.key_span,
+                    format!(
+                        "`{}` is for one route; this one has `routes` and is a group",
+                        field.key
+                    ),
+                );
+            }
+        }
+        let policies = Policies::decode(cx, fields).below(&group.policies);
+        let key = cx.ok(entry.key_span, pattern::route_key(&entry.key))?;
+        if key.path.contains("*}") {
+            cx.error(
+                entry.key_span,
+                "a group's key is the beginning of a path; `{…*}` takes all of it",
+            );
+            return None;
+        }
+        let hostnames = self.hostnames(fields, key.host.as_ref(), group);
+        Some(Group {
+            prefix: pattern::below(&group.prefix, &key.path),
+            host_text: host_text(&key, group),
+            method: key.method.or_else(|| group.method.clone()),
+            hostnames: hostnames?,
+            policies,
+        })
+    }
+
+    fn hostnames(
+        &self,
+        fields: &Fields<'_>,
+        of_key: Option<&Hostname>,
+        group: &Group,
+    ) -> Option<Vec<Hostname>> {
+        let cx = self.cx;
+        match (fields.get("hostnames"), of_key) {
+            (Some(node), _) => {
+                let words = cx.texts(node).into_iter();
+                let mut hosts = Vec::new();
+                for word in words {
+                    let host = cx.ok(word.span, pattern::hostname(&word.text))?;
+                    if !hosts.contains(&host) {
+                        hosts.push(host);
+                    }
+                }
+                Some(hosts)
+            }
+            (None, Some(host)) => Some(vec![host.clone()]),
+            (None, None) => Some(group.hostnames.clone()),
+        }
+    }
+
+    fn route(&mut self, entry: &Entry, fields: Option<Fields<'_>>, group: &Group) {
+        let cx = self.cx;
+        let key = Key::new(entry, group);
+        let Some(fields) = fields else {
+            // The shorthand: `/users/{path*}: users`.
+            let backends = self.backends(&entry.node);
+            let matching = key.matching(cx);
+            let host = key.host(cx);
+            if let (Some(backends), Some(matching), Some(host)) = (backends, matching, host) {
+                let hostnames = host.map_or_else(|| group.hostnames.clone(), |host| vec![host]);
+                self.push(
+                    entry,
+                    &key,
+                    hostnames,
+                    vec![matching],
+                    backends,
+                    &group.policies,
+                );
+            }
+            return;
+        };
+        let policies = Policies::decode(cx, &fields).below(&group.policies);
+        let backends = match fields.either(cx, "to", "backends") {
+            Some(entry) => self.backends(&entry.node),
+            None => {
+                let message = format!("the route `{}` goes nowhere; give `to: SERVICE`", entry.key);
+                cx.error(entry.key_span, message);
+                None
+            }
+        };
+        let matches = match fields.get("matches") {
+            None => key.matching(cx).map(|matching| vec![matching]),
+            Some(node) => self.matches(node, &key),
+        };
+        // With hosts and paths of its own, the key is only a name.
+        let of_key = match fields.has("hostnames") {
+            true => Some(None),
+            false => key.host(cx),
+        };
+        let hostnames = of_key.and_then(|host| self.hostnames(&fields, host.as_ref(), group));
+        let name = fields.get("name").map(|node| self.name(node));
+        fields.finish();
+        let (Some(backends), Some(matches), Some(hostnames)) = (backends, matches, hostnames)
+        else {
+            return;
+        };
+        let key = match name {
+            None => key,
+            Some(Some(name)) => Key { name, ..key },
+            Some(None) => return,
+        };
+        self.push(entry, &key, hostnames, matches, backends, &policies);
+    }
+
+    fn name(&self, node: &Node) -> Option<String> {
+        let word = self.cx.words(node)?;
+        if word.text.len() > NAME_BYTES_MAX || word.text.chars().any(char::is_control) {
+            let message =
+                format!("a name has at most {NAME_BYTES_MAX} bytes and no control characters");
+            self.cx.error(word.span, message);
+            return None;
+        }
+        Some(word.text)
+    }
+
+    fn push(
+        &mut self,
+        entry: &Entry,
+        key: &Key<'_>,
+        hostnames: Vec<Hostname>,
+        matches: Vec<Match>,
+        backends: Vec<Backend>,
+        policies: &Policies,
+    ) {
+        if key.name.len() > NAME_BYTES_MAX || key.name.chars().any(char::is_control) {
+            let message = format!(
+                "the key, with its groups', has more than {NAME_BYTES_MAX} bytes, or a control character"
+            );
+            return self.cx.error(entry.key_span, message);
+        }
+        let route = Route {
+            name: key.name.clone(),
+            hostnames,
+            matches,
+            backends,
+            balance: policies.balance.clone().unwrap_or(Balance::LeastRequest),
+            rewrite: policies.rewrite.clone().unwrap_or(Rewrite::Keep),
+            request_headers: policies.request_headers.clone(),
+            response_headers: policies.response_headers.clone(),
+            timeouts: policies.timeouts(),
+            retry: policies.retries(),
+            body_bytes_max: policies.body_bytes_max.flatten(),
+            origin: format!("{}:{}", self.file_name, entry.key_span.line),
+        };
+        self.found.push(Placed {
+            route,
+            span: entry.key_span,
+        });
+    }
+
+    fn backends(&self, node: &Node) -> Option<Vec<Backend>> {
+        let cx = self.cx;
+        let mut all = true;
+        let mut backends: Vec<Backend> = Vec::new();
+        let mut push = |found: Option<(ServiceName, u32)>, span: Span| match found {
+            Some((service, weight)) => {
+                if backends.iter().any(|known| known.service == service) {
+                    cx.error(span, format!("the service `{service}` stands here twice"));
+                }
+                backends.push(Backend { service, weight });
+            }
+            None => all = false,
+        };
+        match &node.value {
+            Value::Null | Value::Text(_) => {
+                let service = self.service(cx.words(node)?);
+                push(service.map(|service| (service, 1)), node.span);
+            }
+            Value::List(items) => {
+                for item in items.iter() {
+                    push(self.backend(item), item.span);
+                }
+            }
+            Value::Map(entries) => {
+                for entry in entries.iter() {
+                    let word = Word {
+                        text: entry.key.to_string(),
+                        span: entry.key_span,
+                    };
+                    let service = self.service(word);
+                    let weight = number(cx, &entry.node, 0, 1_000_000);
+                    push(service.zip(weight), entry.key_span);
+                }
+            }
+        }
+        if all && backends.is_empty() {
+            cx.error(node.span, "at least one service is needed");
+            return None;
+        }
+        all.then_some(backends)
+    }
+
+    fn backend(&self, node: &Node) -> Option<(ServiceName, u32)> {
+        let cx = self.cx;
+        if !matches!(node.value, Value::Map(_)) {
+            return Some((self.service(cx.words(node)?)?, 1));
+        }
+        let fields = Fields::of(cx, node, &keys::BACKEND)?;
+        let service = fields.get("service");
+        let weight = match fields.get("weight") {
+            Some(_) => fields.count(cx, "weight"),
+            None => Some(1),
+        };
+        fields.finish();
+        let Some(service) = service else {
+            cx.error(node.span, "a backend needs a `service`");
+            return None;
+        };
+        Some((self.service(cx.words(service)?)?, weight?))
+    }
+
+    fn service(&self, word: Word) -> Option<ServiceName> {
+        let known = self
+            .services
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(&word.text));
+        if !known {
+            let message = format!("unknown service `{}`", word.text);
+            self.cx
+                .error_with(word.span, message, suggestion(&word.text, self.services));
+            return None;
+        }
+        let name = word.text.parse::<ServiceName>();
+        self.cx
+            .ok(word.span, name.map_err(|error| error.to_string()))
+    }
+
+    fn matches(&self, node: &Node, key: &Key<'_>) -> Option<Vec<Match>> {
+        let items = self.cx.list(node)?;
+        if items.is_empty() {
+            self.cx.error(node.span, "at least one match is needed");
+            return None;
+        }
+        let matches: Vec<_> = items.iter().map(|item| self.matching(item, key)).collect();
+        matches.into_iter().collect()
+    }
+
+    fn matching(&self, node: &Node, key: &Key<'_>) -> Option<Match> {
+        let cx = self.cx;
+        let fields = Fields::of(cx, node, &keys::MATCH)?;
+        let path = match fields.get("path") {
+            Some(node) => {
+                let word = cx.words(node)?;
+                let whole = pattern::below(&key.group.prefix, &word.text);
+                match word.text.starts_with('/') {
+                    true => cx.ok(word.span, pattern::path(&whole)),
+                    false => cx.ok(word.span, pattern::path(&word.text)),
+                }
+            }
+            None => key.path(cx),
+        };
+        let method = match fields.get("method") {
+            Some(node) => {
+                let word = cx.words(node)?;
+                match &word.text[..] {
+                    "*" => Some(None),
+                    text => cx.ok(word.span, pattern::method(text)).map(Some),
+                }
+            }
+            None => key.method(cx),
+        };
+        let headers = fields.get("headers").map(|node| self.headers(node));
+        let query = fields.get("query").map(|node| self.query(node));
+        fields.finish();
+        Some(Match {
+            path: path?,
+            method: method?,
+            headers: headers.unwrap_or_default(),
+            query: query.unwrap_or_default(),
+        })
+    }
+
+    fn headers(&self, node: &Node) -> Vec<(HeaderName, ValueMatch)> {
+        let cx = self.cx;
+        let mut seen = HashSet::new();
+        let entries = cx.map(node).unwrap_or_default().iter();
+        let found = entries.filter_map(|entry| {
+            let name = cx.ok(entry.key_span, header_name(&entry.key))?;
+            once(cx, &mut seen, &name, entry.key_span);
+            Some((name, self.value(entry)?))
+        });
+        found.collect()
+    }
+
+    fn query(&self, node: &Node) -> Vec<(String, ValueMatch)> {
+        let entries = self.cx.map(node).unwrap_or_default().iter();
+        let found = entries.filter_map(|entry| Some((entry.key.to_string(), self.value(entry)?)));
+        found.collect()
+    }
+
+    fn value(&self, entry: &Entry) -> Option<ValueMatch> {
+        let cx = self.cx;
+        if !matches!(entry.node.value, Value::Map(_)) {
+            return Some(ValueMatch::Exact(cx.text(&entry.node)?.text));
+        }
+        let fields = Fields::of(cx, &entry.node, &keys::VALUE_MATCH)?;
+        let exact = fields.get("exact").map(|node| cx.text(node));
+        let present = fields.get("present").map(|node| cx.flag(node));
+        fields.finish();
+        match (exact, present) {
+            (Some(exact), None) => Some(ValueMatch::Exact(exact?.text)),
+            (None, Some(present)) if present? => Some(ValueMatch::Present),
+            _ => {
+                cx.error(
+                    entry.node.span,
+                    "give either `exact: VALUE` or `present: true`",
+                );
+                None
+            }
+        }
+    }
+}
+
+/// A route's key; looked into only where the route itself does not say.
+struct Key<'a> {
+    entry: &'a Entry,
+    group: &'a Group,
+    name: String,
+    parsed: Result<RouteKey, String>,
+}
+
+impl<'a> Key<'a> {
+    fn new(entry: &'a Entry, group: &'a Group) -> Self {
+        let parsed = pattern::route_key(&entry.key);
+        let name = match &parsed {
+            Ok(key) => {
+                let method = key.method.as_ref().or(group.method.as_ref());
+                let method = method.map_or_else(String::new, |method| format!("{method} "));
+                let path = pattern::below(&group.prefix, &key.path);
+                format!("{method}{}{path}", host_text(key, group))
+            }
+            Err(_) => entry.key.to_string(),
+        };
+        // The key as it was written, where nothing was added to it.
+        let alone = group.prefix.is_empty() && group.method.is_none() && group.host_text.is_empty();
+        let name = if alone { entry.key.to_string() } else { name };
+        Self {
+            entry,
+            group,
+            name,
+            parsed,
+        }
+    }
+
+    fn parsed(&self, cx: &Context<'_>) -> Option<&RouteKey> {
+        match &self.parsed {
+            Ok(key) => Some(key),
+            Err(why) => {
+                cx.error(self.entry.key_span, why.clone());
+                None
+            }
+        }
+    }
+
+    fn path(&self, cx: &Context<'_>) -> Option<PathMatch> {
+        let key = self.parsed(cx)?;
+        let whole = pattern::below(&self.group.prefix, &key.path);
+        if whole.is_empty() {
+            let host = &self.entry.key;
+            let hint = format!("for all of it write `{host}/{{path*}}`");
+            cx.error_with(self.entry.key_span, "the route has no path", hint);
+            return None;
+        }
+        cx.ok(self.entry.key_span, pattern::path(&whole))
+    }
+
+    fn method(&self, cx: &Context<'_>) -> Option<Option<Method>> {
+        let method = self.parsed(cx)?.method.clone();
+        Some(method.or_else(|| self.group.method.clone()))
+    }
+
+    fn host(&self, cx: &Context<'_>) -> Option<Option<Hostname>> {
+        Some(self.parsed(cx)?.host.clone())
+    }
+
+    fn matching(&self, cx: &Context<'_>) -> Option<Match> {
+        Some(Match {
+            path: self.path(cx)?,
+            method: self.method(cx)?,
+            headers: Vec::new(),
+            query: Vec::new(),
+        })
+    }
+}
+
+fn host_text(key: &RouteKey, group: &Group) -> String {
+    match &key.host {
+        Some(host) => pattern::shown_hostname(host),
+        None => group.host_text.clone(),
+    }
+}
