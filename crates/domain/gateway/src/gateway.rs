@@ -209,8 +209,9 @@ impl Gateway {
     /// Resolves when the snapshot holds at least this revision of the catalogue.
     pub async fn wait_catalog(&self, revision: Revision) {
         let mut revisions = self.revision.clone();
-        let reached = revisions.wait_for(|now| *now >= revision).await;
-        if reached.is_err() {
+        // Asked in one line: what it gives is a lock, which may not be held while waiting.
+        let gone = revisions.wait_for(|now| *now >= revision).await.is_err();
+        if gone {
             // The publisher is gone: the revision will never come.
             std::future::pending::<()>().await;
         }
