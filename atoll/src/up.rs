@@ -1,0 +1,450 @@
+//! `atoll up`: opens the store and the listeners, plugs the registry, the gateway and
+//! the fleet together, and takes everything down again in order.
+//!
+//! Start with [`run`]. The ports between the parts are in `up/ports.rs`, the admin
+//! API's answers in `up/control.rs`, reloads in `up/reload.rs`, what a person sees in
+//! `up/screen.rs`.
+
+mod control;
+mod live;
+mod metrics;
+mod picture;
+mod ports;
+mod reload;
+mod routes;
+mod run_file;
+mod screen;
+mod services;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use atoll_fleet::{Fleet, FleetSettings, GuardianCommand, Report};
+use atoll_gateway::Gateway;
+use atoll_registry::{InStore, Registry};
+use atoll_runtime::{Clock, Random, Tasks};
+use atoll_store::StoreError;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{self, Loaded};
+use crate::paint::Paint;
+use live::{Live, Parts};
+use reload::Reloader;
+use run_file::RunFile;
+use screen::Screen;
+
+/// The first argument of the process that ends the replicas if Atoll is killed.
+pub const GUARDIAN: &str = "__guardian";
+/// The data folder beside the config file, unless `--data-dir` says otherwise.
+pub const DATA_DIR: &str = ".atoll";
+/// The file in it that tells where a running Atoll listens.
+pub const RUN_FILE: &str = run_file::NAME;
+
+/// Control-plane threads; the data plane has its own.
+const CONTROL_THREADS: usize = 2;
+/// Reloads that wait for their turn; each waits for its fate.
+const RELOADS_WAITING_MAX: usize = 8;
+/// File descriptors that are asked for: 20,000 clients, as many upstreams, and the
+/// rest. Services inherit it.
+const OPEN_FILES_WANTED: u64 = 65_536;
+/// Beyond the gateway's drain, for its threads to end.
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+/// What the rest may take to end once the fleet has.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// What everything may take to end after a second signal.
+const END_DEADLINE: Duration = Duration::from_secs(3);
+/// What of Atoll's own environment every service and build gets.
+const PASSED_ON: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+/// What builds get beside that: without it cargo fails in the usual images.
+const PASSED_ON_TO_BUILDS: [&str; 3] = ["CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR"];
+
+/// What `atoll up` is told.
+#[derive(Debug)]
+pub struct Options {
+    /// The config file.
+    pub file: PathBuf,
+    /// Where state lives.
+    pub data_dir: PathBuf,
+    /// The process's environment.
+    pub environment: BTreeMap<String, String>,
+    /// Whether pictures can be drawn.
+    pub terminal: bool,
+    /// Colours.
+    pub paint: Paint,
+}
+
+/// Runs until it is told to stop, twice if need be.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let loaded = match config::load(&options.file, &options.environment) {
+        Ok(loaded) => loaded,
+        Err(wrong) => return Err(anyhow!(wrong.render(options.paint.on))),
+    };
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("atoll")
+        .enable_all()
+        .build()
+        .context("the system refuses threads")?;
+    let code = runtime.block_on(async {
+        let tasks = Tasks::root(Clock::system());
+        // Made first, so that it ends last and shows how the others did.
+        let screen = Screen::start(&tasks.group("screen"), options.terminal, options.paint)?;
+        log_to(&screen, &options);
+        let outcome = up(&tasks, &screen, Arc::new(loaded), options).await;
+        if let Err(stuck) = tasks.stop(STOP_DEADLINE).await {
+            tracing::warn!(%stuck, "not everything ended in time");
+        }
+        outcome
+    });
+    // What is stuck was named above; it ends with the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn up(
+    tasks: &Tasks,
+    screen: &Screen,
+    loaded: Arc<Loaded>,
+    options: Options,
+) -> anyhow::Result<ExitCode> {
+    // Before anything starts, so that no signal ends us with children running.
+    let mut signals = Signals::new()?;
+    for warning in &loaded.warnings {
+        screen.say(warning.render(options.paint.on));
+    }
+    let started = start(tasks, screen, loaded, options).await?;
+    screen.show(Arc::clone(&started.live));
+
+    let (hangup, hangups) = mpsc::channel(1);
+    let reloader = Reloader {
+        live: Arc::clone(&started.live),
+        tasks: tasks.clone(),
+        screen: screen.clone(),
+        environment: started.environment.clone(),
+        requests: started.reloads,
+        hangups,
+    };
+    let stop = tasks.stop_signal();
+    drop(tasks.once("reload", reloader.run(stop)));
+
+    signals.wait_for_stop(&hangup).await;
+    screen.say("stopping: requests in flight are finished first; a second Ctrl-C ends at once");
+    started.live.set_stopping();
+    let drain = started.live.loaded().gateway_drain;
+    let fleet = started.live.fleet.clone();
+    let graceful = async {
+        // No new requests, and those in flight still have their replicas.
+        let drained = started.data_plane.stop(drain + DRAIN_SLACK).await;
+        (drained, fleet.stop().await)
+    };
+    let code = tokio::select! {
+        (drained, report) = graceful => {
+            if let Err(stuck) = drained {
+                screen.say(format!("cut off after the drain: {stuck}"));
+            }
+            tell(screen, &report);
+            ExitCode::SUCCESS
+        }
+        () = signals.wait_for_end() => {
+            screen.say("ending at once: requests in flight are cut off");
+            fleet.kill().await;
+            // Bounded by `tasks.stop`, too, should the fleet not answer.
+            drop(tokio::time::timeout(END_DEADLINE, fleet.stop()).await);
+            drop(started.data_plane.stop(Duration::ZERO).await);
+            ExitCode::FAILURE
+        }
+    };
+    drop(started.run_file);
+    Ok(code)
+}
+
+/// What is running once everything listens.
+struct Started {
+    live: Arc<Live>,
+    /// Stops before the fleet, so it has a group of its own.
+    data_plane: Tasks,
+    run_file: RunFile,
+    reloads: mpsc::Receiver<live::ReloadRequest>,
+    environment: Arc<BTreeMap<String, String>>,
+}
+
+async fn start(
+    tasks: &Tasks,
+    screen: &Screen,
+    loaded: Arc<Loaded>,
+    options: Options,
+) -> anyhow::Result<Started> {
+    let data_dir = &options.data_dir;
+    run_file::make_data_dir(data_dir)
+        .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+    // Groups stop last made first: the store outlives all who write to it. Opened
+    // before the listeners, since it tells best that an Atoll runs here already.
+    let store_dir = data_dir.join("store");
+    let store = atoll_store::embedded::open(&store_dir, Default::default(), tasks).await;
+    let store = store.map_err(|error| match error {
+        StoreError::InUse { .. } => run_file::in_use(data_dir),
+        other => other.into(),
+    })?;
+    let listeners = Listeners::open(&loaded)?;
+    let journal = Arc::new(InStore::new(store));
+    let registry = Registry::open(journal, tasks, Default::default()).await?;
+    reload::enlist(&registry, &[], &loaded.external).await?;
+
+    let control_plane = tasks.group("admin");
+    let data_plane = tasks.group("data-plane");
+    let (names, gateway, console) = listeners.into_parts()?;
+    let gateway = match gateway {
+        Some(sockets) => Some(Gateway::start(
+            &data_plane,
+            sockets,
+            loaded.gateway.clone(),
+            registry.catalog(),
+            atoll_gateway::Settings {
+                name: "atoll".to_owned(),
+                listener: "gateway".to_owned(),
+                access_log: data_dir.join("access.log"),
+                drain: loaded.gateway_drain,
+                seed: None,
+            },
+        )?),
+        None => None,
+    };
+    let traffic = ports::InGateway {
+        registry: registry.clone(),
+        gateway: gateway.clone(),
+        stop: data_plane.stop_signal(),
+    };
+    let directory = Arc::new(ports::InRegistry(registry.clone()));
+    let settings = fleet_settings(&options)?;
+    let fleet = Fleet::start(tasks, directory, Arc::new(traffic), settings).await?;
+
+    let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
+    let live = Arc::new(Live::new(Parts {
+        clock: tasks.clock().clone(),
+        registry,
+        gateway,
+        fleet: fleet.clone(),
+        listeners: names.clone(),
+        reload,
+        loaded: Arc::clone(&loaded),
+    }));
+    if let Some(console) = console {
+        let control = control::OverLive {
+            live: Arc::clone(&live),
+            tasks: control_plane.clone(),
+        };
+        let settings = atoll_console::Settings {
+            admin_token: loaded.admin_token.as_ref().map(|t| t.expose().to_owned()),
+        };
+        atoll_console::start(&control_plane, console, settings, Arc::new(control))?;
+    }
+    fleet.apply(loaded.workloads.clone()).await?;
+    let token = loaded.admin_token.as_ref();
+    let run_file = RunFile::write(data_dir, &loaded.file, &names, token)
+        .with_context(|| format!("cannot write to {}", data_dir.display()))?;
+    if loaded.listen.console.is_none() {
+        screen
+            .say("the console is switched off: `atoll status` and its like cannot ask this Atoll");
+    }
+    Ok(Started {
+        live,
+        data_plane,
+        run_file,
+        reloads,
+        environment: Arc::new(options.environment),
+    })
+}
+
+/// Opened before anything else starts, so that a busy port starts nothing.
+struct Listeners {
+    gateway: Option<Vec<TcpListener>>,
+    console: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn open(loaded: &Loaded) -> anyhow::Result<Self> {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let gateway = match loaded.listen.gateway {
+            Some(address) => {
+                Some(atoll_net::bind_shared(address, workers).map_err(|e| e.for_key("gateway"))?)
+            }
+            None => None,
+        };
+        let console = match loaded.listen.console {
+            Some(address) => Some(atoll_net::bind(address).map_err(|e| e.for_key("console"))?),
+            None => None,
+        };
+        Ok(Self { gateway, console })
+    }
+
+    /// Where they listen, by their key in the file, and themselves.
+    #[expect(
+        clippy::type_complexity,
+        reason = "taken apart at once by its one caller"
+    )]
+    fn into_parts(
+        self,
+    ) -> std::io::Result<(
+        BTreeMap<String, String>,
+        Option<Vec<TcpListener>>,
+        Option<TcpListener>,
+    )> {
+        let mut names = BTreeMap::new();
+        let first = self.gateway.as_ref().and_then(|sockets| sockets.first());
+        for (name, socket) in [("gateway", first), ("console", self.console.as_ref())] {
+            if let Some(socket) = socket {
+                names.insert(name.to_owned(), socket.local_addr()?.to_string());
+            }
+        }
+        Ok((names, self.gateway, self.console))
+    }
+}
+
+fn fleet_settings(options: &Options) -> anyhow::Result<FleetSettings> {
+    let program = std::env::current_exe().context("Atoll does not find its own executable")?;
+    let pick = |names: &[&str]| -> BTreeMap<String, String> {
+        let set = names.iter().filter_map(|name| {
+            let value = options.environment.get(*name)?;
+            Some(((*name).to_owned(), value.clone()))
+        });
+        set.collect()
+    };
+    Ok(FleetSettings {
+        data_dir: options.data_dir.clone(),
+        guardian: GuardianCommand {
+            program,
+            arguments: vec![GUARDIAN.into()],
+        },
+        environment: pick(&PASSED_ON),
+        build_environment: pick(&PASSED_ON_TO_BUILDS),
+        seed: Random::from_entropy().bits(),
+    })
+}
+
+/// Says what did not end as it should have; nothing otherwise.
+fn tell(screen: &Screen, report: &Report) {
+    for stopped in &report.replicas {
+        if stopped.killed {
+            screen.say(format!(
+                "{} did not end within its stop_grace_period and was killed",
+                stopped.id
+            ));
+        }
+        if stopped.drain_expired {
+            screen.say(format!(
+                "{} still had requests when its drain ended; they were cut off",
+                stopped.id
+            ));
+        }
+    }
+    if report.strays > 0 {
+        screen.say(format!(
+            "{} processes had left their service's process group and were ended",
+            report.strays
+        ));
+    }
+    screen.say(format!("stopped in {:.1} s", report.took.as_secs_f64()));
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be listened to");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until Ctrl-C or SIGTERM; tells `hangup` of each SIGHUP, unless it came since
+    /// the terminal is gone, which is an end, too.
+    async fn wait_for_stop(&mut self, hangup: &mpsc::Sender<()>) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => {
+                    if terminal_is_gone() {
+                        return;
+                    }
+                    // One that is waiting does for all.
+                    hangup.try_send(()).ok();
+                }
+            }
+        }
+    }
+
+    async fn wait_for_end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Whether standard output was a terminal that was closed (termios(3): EIO).
+fn terminal_is_gone() -> bool {
+    matches!(
+        rustix::termios::tcgetwinsize(std::io::stdout()),
+        Err(rustix::io::Errno::IO)
+    )
+}
+
+/// As many open files as we want, or as many as we may.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit
+        .maximum
+        .map_or(OPEN_FILES_WANTED, |most| most.min(OPEN_FILES_WANTED));
+    if limit.current.is_some_and(|now| now < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
+        // `atoll doctor` says how many there are.
+        setrlimit(Resource::Nofile, raised).ok();
+    }
+}
+
+/// Log events go to the screen: warnings, or what `ATOLL_LOG` asks for
+/// (`info`, `atoll_gateway=debug`).
+fn log_to(screen: &Screen, options: &Options) {
+    let wanted = options.environment.get("ATOLL_LOG");
+    let filter = wanted.map_or("warn", |text| &text[..]);
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(screen.clone())
+        .with_ansi(options.paint.on)
+        .with_target(false)
+        .without_time()
+        .finish();
+    // Set once in a process; a second `run` in one (a test's) keeps the first.
+    tracing::subscriber::set_global_default(subscriber).ok();
+}
+
+/// The data folder of a config file.
+pub fn data_dir(file: &Path, given: Option<&Path>) -> PathBuf {
+    match given {
+        Some(given) => given.to_owned(),
+        None => file.parent().unwrap_or(Path::new(".")).join(DATA_DIR),
+    }
+}
