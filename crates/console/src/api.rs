@@ -3,34 +3,39 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::{Catalog, InstanceId, ServiceName};
 use atoll_runtime::Stop;
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::{self, StreamExt};
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::control::{Control, Followed};
-use crate::problem::{Body, Problem, respond};
+use crate::problem::{Body, Place, Problem, respond};
+use crate::refusal::{BadBody, Broken, Full, Guarded, Missing, Owned, Unchanged, Unreadable};
 use crate::wire;
 
 type Shared = State<Arc<dyn Control>>;
 
 /// Lines of log that are given when nobody says how many.
 const TAIL_LINES: usize = 100;
-/// Most lines that are given at once; as many as the fleet keeps.
+/// Most lines that are given at once: more than the fleet keeps of a usual service.
 const TAIL_LINES_MAX: usize = 100_000;
+/// Longest silence of a watch.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// What a browser has seen before it connects again.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(crate) fn endpoints() -> OpenApiRouter<Arc<dyn Control>> {
     OpenApiRouter::new()
@@ -46,15 +51,24 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<dyn Control>> {
         .routes(routes!(list_routes))
         .routes(routes!(explain))
         .routes(routes!(logs))
+        .routes(routes!(document))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
 }
 
-/// What stands outside `/api/v1`, and the document itself.
-pub(crate) fn plain() -> Router<Arc<dyn Control>> {
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/openapi.json", get(async || Json(crate::openapi())))
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "probes",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Guarded))]
+async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(crate::openapi())
+}
+
+/// Whether Atoll is alive.
+#[utoipa::path(get, path = "/healthz", tag = "probes", security(()),
+    responses((status = 200, description = "It is", body = String, content_type = "text/plain")))]
+async fn healthz() -> &'static str {
+    "ok\n"
 }
 
 pub(crate) async fn nothing_here(uri: Uri) -> Problem {
@@ -72,6 +86,10 @@ pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Response {
     respond(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
+/// Whether requests should be sent here.
+#[utoipa::path(get, path = "/readyz", tag = "probes", security(()),
+    responses((status = 200, description = "They should", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not now, and why", body = String, content_type = "text/plain")))]
 async fn readyz(State(control): Shared) -> Response {
     match control.not_ready() {
         None => "ready\n".into_response(),
@@ -79,6 +97,10 @@ async fn readyz(State(control): Shared) -> Response {
     }
 }
 
+/// Metrics in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "probes",
+    responses((status = 200, description = "Version 0.0.4 of it", body = String, content_type = "text/plain"),
+        Guarded))]
 async fn metrics(State(control): Shared) -> Response {
     // Prometheus' text format, version 0.0.4.
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -87,28 +109,31 @@ async fn metrics(State(control): Shared) -> Response {
 
 /// How the whole is.
 #[utoipa::path(get, path = "/api/v1/status", tag = "fleet",
-    responses((status = 200, body = wire::Status)))]
+    responses((status = 200, description = "How it is", body = wire::Status), Guarded))]
 async fn status(State(control): Shared) -> Json<wire::Status> {
     Json(control.status())
 }
 
 /// Reads the config file again.
 #[utoipa::path(post, path = "/api/v1/reload", tag = "fleet",
-    responses((status = 200, body = wire::Reloaded), (status = 400, body = wire::Problem)))]
+    responses((status = 200, description = "It took effect", body = wire::Reloaded),
+        (status = 400, description = "The file cannot be used; what runs goes on", body = wire::Problem,
+            content_type = "application/problem+json"),
+        Guarded, Unchanged, Broken))]
 async fn reload(State(control): Shared) -> Result<Json<wire::Reloaded>, Problem> {
     Ok(Json(control.reload().await?))
 }
 
 /// The configuration in force, with every default, secrets redacted.
 #[utoipa::path(get, path = "/api/v1/config", tag = "fleet",
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, description = "As `atoll config` prints it", body = serde_json::Value), Guarded))]
 async fn config(State(control): Shared) -> Json<serde_json::Value> {
     Json(control.config())
 }
 
 /// All services and their instances.
 #[utoipa::path(get, path = "/api/v1/services", tag = "registry",
-    responses((status = 200, body = wire::Services)))]
+    responses((status = 200, description = "By name", body = wire::Services), Guarded))]
 async fn services(State(control): Shared) -> Json<wire::Services> {
     Json(control.services())
 }
@@ -116,10 +141,10 @@ async fn services(State(control): Shared) -> Json<wire::Services> {
 /// One service and its instances.
 #[utoipa::path(get, path = "/api/v1/services/{service}", tag = "registry",
     params(("service" = String, Path, description = "Its name")),
-    responses((status = 200, body = wire::Service), (status = 404, body = wire::Problem)))]
+    responses((status = 200, description = "As it is now", body = wire::Service), Unreadable, Missing, Guarded))]
 async fn service(
     State(control): Shared,
-    Path(name): Path<String>,
+    Place(name): Place<String>,
 ) -> Result<Json<wire::Service>, Problem> {
     let found = control.service(&service_name(&name)?);
     found
@@ -131,10 +156,10 @@ async fn service(
 #[utoipa::path(put, path = "/api/v1/services/{service}/instances/{id}", tag = "registry",
     params(("service" = String, Path, description = "The service"), ("id" = String, Path, description = "The instance")),
     request_body = wire::Register,
-    responses((status = 200, body = wire::Changed), (status = 400, body = wire::Problem)))]
+    responses((status = 200, description = "Done; in the catalogue from this revision on", body = wire::Changed), BadBody, Owned, Full, Unchanged, Broken, Guarded))]
 async fn register(
     State(control): Shared,
-    Path((service, id)): Path<(String, String)>,
+    Place((service, id)): Place<(String, String)>,
     Body(instance): Body<wire::Register>,
 ) -> Result<Json<wire::Changed>, Problem> {
     let (service, id) = names(&service, &id)?;
@@ -145,10 +170,10 @@ async fn register(
 /// Forgets an instance.
 #[utoipa::path(delete, path = "/api/v1/services/{service}/instances/{id}", tag = "registry",
     params(("service" = String, Path, description = "The service"), ("id" = String, Path, description = "The instance")),
-    responses((status = 200, body = wire::Changed), (status = 404, body = wire::Problem)))]
+    responses((status = 200, description = "Done; in the catalogue from this revision on", body = wire::Changed), Unreadable, Missing, Owned, Unchanged, Broken, Guarded))]
 async fn deregister(
     State(control): Shared,
-    Path((service, id)): Path<(String, String)>,
+    Place((service, id)): Place<(String, String)>,
 ) -> Result<Json<wire::Changed>, Problem> {
     let (service, id) = names(&service, &id)?;
     let revision = control.deregister(service, id).await?;
@@ -158,10 +183,10 @@ async fn deregister(
 /// Renews an instance's lease. 404 means: register again.
 #[utoipa::path(post, path = "/api/v1/services/{service}/instances/{id}/renew", tag = "registry",
     params(("service" = String, Path, description = "The service"), ("id" = String, Path, description = "The instance")),
-    responses((status = 204), (status = 404, body = wire::Problem)))]
+    responses((status = 204, description = "It is renewed"), Unreadable, Missing, Unchanged, Broken, Guarded))]
 async fn renew(
     State(control): Shared,
-    Path((service, id)): Path<(String, String)>,
+    Place((service, id)): Place<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let (service, id) = names(&service, &id)?;
     control.renew(service, id).await?;
@@ -171,99 +196,88 @@ async fn renew(
 /// Sends an instance no new requests.
 #[utoipa::path(post, path = "/api/v1/services/{service}/instances/{id}/drain", tag = "registry",
     params(("service" = String, Path, description = "The service"), ("id" = String, Path, description = "The instance")),
-    responses((status = 200, body = wire::Changed), (status = 404, body = wire::Problem)))]
+    responses((status = 200, description = "Done; in the catalogue from this revision on", body = wire::Changed), Unreadable, Missing, Unchanged, Broken, Guarded))]
 async fn drain(
     State(control): Shared,
-    Path((service, id)): Path<(String, String)>,
+    Place((service, id)): Place<(String, String)>,
 ) -> Result<Json<wire::Changed>, Problem> {
     let (service, id) = names(&service, &id)?;
     let revision = control.drain(service, id).await?;
     Ok(Json(wire::Changed { revision }))
 }
 
-#[derive(Default)]
-struct WatchQuery {
-    since: u64,
-}
-
-/// Changes of the catalogue as server-sent events. The first holds everything that
-/// changed after `since`, or simply everything when that is not known any more.
+/// Changes of the catalogue as server-sent events. Who says the revision that it has
+/// gets what comes after it; else, or when that is not the present one, the first
+/// event holds everything (`resync`). A browser's `Last-Event-ID` counts as `since`.
 #[utoipa::path(get, path = "/api/v1/watch", tag = "registry",
-    params(("since" = Option<u64>, Query, description = "Revision that the caller has; 0 for none")),
-    responses((status = 200, body = wire::WatchEvent, content_type = "text/event-stream")))]
+    params(
+        ("since" = Option<u64>, Query, description = "Revision that the caller has; 0 for none"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The same, as a browser says it when it connects again")),
+    responses((status = 200, description = "Events, each with one object as its data", body = wire::WatchEvent, content_type = "text/event-stream"),
+        Unreadable, Guarded))]
 async fn watch_catalog(
     State(control): Shared,
     Extension(stop): Extension<Stop>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let query = WatchQuery {
-        since: parameter(&uri, "since")?.unwrap_or_default(),
+    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    let since = match last.and_then(|id| id.parse().ok()) {
+        Some(last) => last,
+        None => parameter(&uri, "since")?.unwrap_or_default(),
     };
-    let events = changes(control.catalog(), query.since, control).map(|event| {
+    let events = changes(control.catalog(), since, control).map(|event| {
         let json = serde_json::to_string(&event).unwrap_or_default();
-        Ok::<_, Infallible>(Bytes::from(format!(
-            "id: {}\ndata: {json}\n\n",
-            event.revision
-        )))
+        Bytes::from(format!("id: {}\ndata: {json}\n\n", event.revision))
     });
+    let events = with_heartbeat(events).map(Ok::<_, Infallible>);
     let kind = HeaderValue::from_static("text/event-stream");
-    Ok(([(CONTENT_TYPE, kind)], until(stop, events)).into_response())
+    let fresh = HeaderValue::from_static("no-cache");
+    let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, fresh)];
+    Ok((headers, until(stop, events)).into_response())
 }
 
 /// The differences between one catalogue and the next. Bursts merge: a slow reader
 /// sees fewer, larger events, never old ones.
 fn changes(
-    catalogs: watch::Receiver<Arc<Catalog>>,
+    mut catalogs: watch::Receiver<Arc<Catalog>>,
     since: u64,
     control: Arc<dyn Control>,
 ) -> impl Stream<Item = wire::WatchEvent> {
-    let start = (catalogs, None::<Arc<Catalog>>, control);
-    stream::unfold(start, move |(mut catalogs, before, control)| async move {
-        loop {
+    let now = Arc::clone(&catalogs.borrow_and_update());
+    // What the caller had at another revision is not known, be it past or of another
+    // life of Atoll.
+    let told = (since != 0 && since == now.revision.0).then_some(now);
+    let start = (catalogs, told, control);
+    stream::unfold(start, move |(mut catalogs, told, control)| async move {
+        let now = loop {
             let now = Arc::clone(&catalogs.borrow_and_update());
-            let first = before.is_none();
-            let stale = first && now.revision.0 > since;
-            let moved = before
-                .as_ref()
-                .is_some_and(|before| before.revision != now.revision);
-            if stale || moved {
-                let event = wire::WatchEvent {
-                    revision: now.revision.0,
-                    services: changed(before.as_deref(), &now, &*control),
-                };
-                return Some((event, (catalogs, Some(now), control)));
-            }
-            if first {
-                // The caller has this very revision: what comes next is compared to it.
-                return wait(catalogs, now, control).await;
+            let is_news = |told: &Arc<Catalog>| told.revision != now.revision;
+            if told.as_ref().is_none_or(is_news) {
+                break now;
             }
             catalogs.changed().await.ok()?;
-        }
+        };
+        let event = wire::WatchEvent {
+            revision: now.revision.0,
+            resync: told.is_none(),
+            services: changed(told.as_deref(), &now, &*control),
+        };
+        Some((event, (catalogs, Some(now), control)))
     })
 }
 
-type Watched = (
-    watch::Receiver<Arc<Catalog>>,
-    Option<Arc<Catalog>>,
-    Arc<dyn Control>,
-);
-
-async fn wait(
-    mut catalogs: watch::Receiver<Arc<Catalog>>,
-    before: Arc<Catalog>,
-    control: Arc<dyn Control>,
-) -> Option<(wire::WatchEvent, Watched)> {
-    loop {
-        catalogs.changed().await.ok()?;
-        let now = Arc::clone(&catalogs.borrow_and_update());
-        if now.revision != before.revision {
-            let event = wire::WatchEvent {
-                revision: now.revision.0,
-                services: changed(Some(&before), &now, &*control),
-            };
-            return Some((event, (catalogs, Some(now), control)));
-        }
-    }
+/// Says something now and then, so that a peer that is gone is noticed and nobody
+/// between takes the silence for an end. A line with a colon is a comment (HTML
+/// Living Standard §9.2.6).
+fn with_heartbeat(events: impl Stream<Item = Bytes>) -> impl Stream<Item = Bytes> {
+    stream::unfold(Box::pin(events), |mut events| async move {
+        let next = match tokio::time::timeout(HEARTBEAT, events.next()).await {
+            Ok(next) => next?,
+            Err(_) => Bytes::from_static(b":\n\n"),
+        };
+        Some((next, events))
+    })
 }
 
 fn changed(before: Option<&Catalog>, now: &Catalog, control: &dyn Control) -> Vec<wire::Service> {
@@ -287,7 +301,7 @@ fn changed(before: Option<&Catalog>, now: &Catalog, control: &dyn Control) -> Ve
 
 /// All routes, in the order of the file.
 #[utoipa::path(get, path = "/api/v1/routes", tag = "gateway",
-    responses((status = 200, body = wire::Routes)))]
+    responses((status = 200, description = "In the order of the file", body = wire::Routes), Guarded))]
 async fn list_routes(State(control): Shared) -> Json<wire::Routes> {
     Json(control.routes())
 }
@@ -295,7 +309,7 @@ async fn list_routes(State(control): Shared) -> Json<wire::Routes> {
 /// Which route takes a request, why, and where it would go. Nothing is sent.
 #[utoipa::path(post, path = "/api/v1/explain", tag = "gateway",
     request_body = wire::ExplainRequest,
-    responses((status = 200, body = wire::Explanation), (status = 400, body = wire::Problem)))]
+    responses((status = 200, description = "The verdict and what led to it", body = wire::Explanation), BadBody, Broken, Guarded))]
 async fn explain(
     State(control): Shared,
     Body(request): Body<wire::ExplainRequest>,
@@ -310,12 +324,12 @@ async fn explain(
         ("replica" = Option<String>, Query, description = "Only this replica: `users-1`"),
         ("tail" = Option<usize>, Query, description = "Lines from the end of what is kept; 100 when not given"),
         ("follow" = Option<bool>, Query, description = "Whether to go on as more is written")),
-    responses((status = 200, body = wire::LogLine, content_type = "application/x-ndjson"),
-        (status = 404, body = wire::Problem)))]
+    responses((status = 200, description = "One object a line", body = wire::LogLine, content_type = "application/x-ndjson"),
+        Unreadable, Missing, Broken, Guarded))]
 async fn logs(
     State(control): Shared,
     Extension(stop): Extension<Stop>,
-    Path(service): Path<String>,
+    Place(service): Place<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let replica: Option<String> = parameter(&uri, "replica")?;
@@ -372,4 +386,24 @@ fn parameter<T: DeserializeOwned>(uri: &Uri, name: &str) -> Result<Option<T>, Pr
     value
         .map(Some)
         .map_err(|error| Problem::invalid(format!("`{name}={raw}`: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_watch_says_something_now_and_then() {
+        let (send, events) = tokio::sync::mpsc::channel(1);
+        let events = stream::unfold(events, |mut events| async move {
+            Some((events.recv().await?, events))
+        });
+        let mut heard = Box::pin(with_heartbeat(events));
+        assert_eq!(heard.next().await.unwrap(), ":\n\n");
+        assert_eq!(heard.next().await.unwrap(), ":\n\n");
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        assert_eq!(heard.next().await.unwrap(), "data: 1\n\n");
+        drop(send);
+        assert_eq!(heard.next().await, None);
+    }
 }

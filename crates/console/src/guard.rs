@@ -11,13 +11,13 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header::{AUTHORIZATION, HOST, ORIGIN};
-use http::{HeaderMap, StatusCode};
+use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::{Settings, problem};
 
 /// Paths that anybody may ask: they say a word each, to load balancers and probes.
-const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 pub(crate) async fn check(
     State(settings): State<Arc<Settings>>,
@@ -31,10 +31,16 @@ pub(crate) async fn check(
         Some(token) => token_refused(token, request.headers()),
         None => stranger_refused(request.headers()),
     };
-    match refusal {
-        Some((status, detail)) => problem::respond(status, detail.to_owned()),
-        None => next.run(request).await,
+    let Some((status, detail)) = refusal else {
+        return next.run(request).await;
+    };
+    let mut response = problem::respond(status, detail.to_owned());
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 §15.5.2: it must say how.
+        let how = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(WWW_AUTHENTICATE, how);
     }
+    response
 }
 
 fn token_refused(token: &str, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {

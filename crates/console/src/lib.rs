@@ -9,6 +9,7 @@ mod api;
 mod control;
 mod guard;
 mod problem;
+mod refusal;
 pub mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -18,6 +19,7 @@ use atoll_net::serve::{Limits, serve};
 use atoll_runtime::Tasks;
 use axum::Router;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use control::{Control, Followed, Pending};
@@ -39,13 +41,29 @@ pub struct Settings {
         description = "Registers, finds, explains and changes what one Atoll runs. Errors are RFC 9457 problems.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
+    components(schemas(wire::Problem)),
+    // Either: with a token set it is needed, without one there is none.
+    security((), ("admin_token" = [])),
+    modifiers(&Token),
     tags(
         (name = "fleet", description = "What runs"),
         (name = "registry", description = "Instances: register, renew, find, watch"),
-        (name = "gateway", description = "Routes and why a request goes where it goes")
+        (name = "gateway", description = "Routes and why a request goes where it goes"),
+        (name = "probes", description = "For load balancers, Prometheus and those who read this")
     )
 )]
 struct Document;
+
+/// Says how the token is sent.
+struct Token;
+
+impl utoipa::Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("admin_token", bearer);
+    }
+}
 
 /// Serves the admin API on `listener` until `tasks` stop; gives its address.
 ///
@@ -75,7 +93,6 @@ fn endpoints() -> OpenApiRouter<Arc<dyn Control>> {
 fn router(settings: Settings, control: Arc<dyn Control>) -> Router {
     let (router, _) = endpoints().split_for_parts();
     router
-        .merge(api::plain())
         .fallback(api::nothing_here)
         .method_not_allowed_fallback(api::wrong_method)
         .with_state(control)

@@ -1,5 +1,6 @@
 //! Real requests over a socket against a control that is made up.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use atoll_model::{Catalog, Fault, FaultKind, Health, Instance, InstanceId, Revision, ServiceName};
@@ -11,8 +12,12 @@ use tokio::sync::watch;
 
 use super::*;
 
+mod truth;
+
 struct Made {
     catalog: watch::Sender<Arc<Catalog>>,
+    /// Kept, so that no follower ends by itself.
+    followed: Mutex<Vec<tokio::sync::mpsc::Sender<wire::LogLine>>>,
 }
 
 fn catalog(revision: u64, service: &str) -> Arc<Catalog> {
@@ -40,10 +45,28 @@ fn missing<T>() -> Result<T, Fault> {
     ))
 }
 
+/// An id that asks for a fault.
+fn fault_named(id: &InstanceId) -> Option<FaultKind> {
+    Some(match id.as_str() {
+        "conflict" => FaultKind::Conflict,
+        "exhausted" => FaultKind::Exhausted,
+        "unavailable" => FaultKind::Unavailable,
+        "internal" => FaultKind::Internal,
+        _ => return None,
+    })
+}
+
 impl Control for Made {
     fn status(&self) -> wire::Status {
         wire::Status {
             name: "shop".into(),
+            reason: self.not_ready(),
+            last_reload: Some(wire::LastReload::default()),
+            listeners: [("gateway".into(), "127.0.0.1:8080".into())].into(),
+            services: vec![wire::ServiceSummary {
+                note: "building".into(),
+                ..Default::default()
+            }],
             ..Default::default()
         }
     }
@@ -54,7 +77,13 @@ impl Control for Made {
         "# TYPE up gauge\nup 1\n".into()
     }
     fn services(&self) -> wire::Services {
-        wire::Services::default()
+        wire::Services {
+            revision: 3,
+            services: self
+                .service(&"users".parse().unwrap())
+                .into_iter()
+                .collect(),
+        }
     }
     fn service(&self, name: &ServiceName) -> Option<wire::Service> {
         self.catalog
@@ -68,6 +97,12 @@ impl Control for Made {
                     .map(|i| wire::Instance {
                         id: i.id.to_string(),
                         health: i.health.to_string(),
+                        note: "GET /healthz: 200 OK".into(),
+                        tags: vec!["blue".into()],
+                        metadata: [("version".into(), "1".into())].into(),
+                        pid: Some(7),
+                        restarts: Some(0),
+                        uptime_ms: Some(1),
                         ..Default::default()
                     })
                     .collect(),
@@ -80,9 +115,12 @@ impl Control for Made {
     fn register(
         &self,
         _: ServiceName,
-        _: InstanceId,
+        id: InstanceId,
         instance: wire::Register,
     ) -> Pending<'_, Result<u64, Fault>> {
+        if let Some(kind) = fault_named(&id) {
+            return Box::pin(async move { Err(Fault::new(kind, "as asked for")) });
+        }
         let known = instance.address.parse::<atoll_model::Address>();
         Box::pin(async move {
             known
@@ -100,21 +138,38 @@ impl Control for Made {
         Box::pin(async { Ok(8) })
     }
     fn routes(&self) -> wire::Routes {
-        wire::Routes::default()
+        let users = wire::RouteBackend {
+            service: "users".into(),
+            weight: 1,
+        };
+        let route = wire::Route {
+            backends: vec![users],
+            ..Default::default()
+        };
+        wire::Routes {
+            routes: vec![route],
+        }
     }
     fn explain(&self, request: &wire::ExplainRequest) -> Result<wire::Explanation, Fault> {
         Ok(wire::Explanation {
             verdict: format!("{} {}", request.method, request.url),
-            ..Default::default()
+            status: Some(503),
+            route: self.routes().routes.pop(),
+            upstream_path: Some("/7".into()),
+            near: vec![wire::NearMiss::default()],
+            instances: vec![wire::Candidate::default()],
         })
     }
     fn logs(
         &self,
-        _: &ServiceName,
+        service: &ServiceName,
         replica: Option<&str>,
         tail: usize,
         follow: bool,
     ) -> Result<Followed, Fault> {
+        if service.as_str() != "users" {
+            return missing();
+        }
         let line = |text: String| wire::LogLine {
             replica: replica.unwrap_or("all").into(),
             text,
@@ -122,6 +177,7 @@ impl Control for Made {
         };
         let (send, next) = tokio::sync::mpsc::channel(1);
         send.try_send(line("next".into())).unwrap();
+        self.followed.lock().unwrap().push(send);
         Ok(Followed {
             kept: (0..tail).map(|n| line(n.to_string())).collect(),
             next: follow.then_some(next),
@@ -150,6 +206,7 @@ async fn world(token: Option<&str>) -> World {
     let tasks = Tasks::root(Clock::system());
     let made = Arc::new(Made {
         catalog: watch::Sender::new(catalog(3, "users")),
+        followed: Mutex::default(),
     });
     let settings = Settings {
         admin_token: token.map(str::to_owned),
@@ -180,7 +237,9 @@ impl World {
                 .insert(*name, HeaderValue::from_str(value).unwrap());
         }
         request.body = body.to_owned().into();
-        request.send().await.unwrap()
+        let answer = request.clone().send().await.unwrap();
+        truth::check(&request.method, path, &answer);
+        answer
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -275,6 +334,22 @@ async fn errors_are_problems_that_name_the_place() {
         (Method::POST, "/api/v1/reload", "", 400, "atoll.yaml:3:5"),
         (Method::GET, "/api/v1/nothing", "", 404, "openapi.json"),
         (Method::DELETE, "/api/v1/status", "", 405, "DELETE"),
+        (Method::GET, "/api/v1/services/%ff", "", 400, "UTF-8"),
+        (
+            Method::DELETE,
+            "/api/v1/services/users/instances/%ff",
+            "",
+            400,
+            "UTF-8",
+        ),
+        (
+            Method::GET,
+            "/api/v1/watch?since=yesterday",
+            "",
+            400,
+            "since=yesterday",
+        ),
+        (Method::GET, "/api/v1/logs/orders", "", 404, "no such"),
         (
             Method::GET,
             "/api/v1/logs/users?tail=many",
@@ -304,6 +379,45 @@ async fn errors_are_problems_that_name_the_place() {
 }
 
 #[tokio::test]
+async fn every_fault_has_a_status_that_the_document_names() {
+    let world = world(None).await;
+    let put = r#"{"address": "10.0.0.5:80"}"#;
+    for (id, status) in [
+        ("conflict", 409),
+        ("exhausted", 429),
+        ("unavailable", 503),
+        ("internal", 500),
+    ] {
+        let path = format!("/api/v1/services/users/instances/{id}");
+        let answer = world.json(Method::PUT, &path, put).await;
+        assert_eq!(answer.0, status, "{}", answer.1);
+    }
+    // Without a word on what it is.
+    assert_eq!(world.with(Method::PUT, INSTANCE, &[], put).await.0, 415);
+}
+
+#[tokio::test]
+async fn every_endpoint_answers_as_the_document_says() {
+    let world = world(None).await;
+    // `World::ask` holds each answer to it.
+    for path in [
+        "/api/v1/status",
+        "/api/v1/config",
+        "/api/v1/services",
+        "/api/v1/services/users",
+        "/api/v1/routes",
+        "/api/v1/logs/users?tail=3",
+        "/api/v1/openapi.json",
+        "/healthz",
+        "/metrics",
+    ] {
+        assert_eq!(world.get(path).await.0, 200, "{path}");
+    }
+    let allowed = world.ask(Method::DELETE, "/api/v1/status", &[], "").await;
+    assert_eq!(allowed.headers["allow"], "GET,HEAD");
+}
+
+#[tokio::test]
 async fn a_body_over_a_mebibyte_is_refused() {
     let world = world(None).await;
     let (status, _) = world
@@ -317,7 +431,9 @@ async fn with_a_token_only_the_probes_are_open() {
     let world = world(Some("s3cret")).await;
     let path = "/api/v1/status";
     assert_eq!(world.get("/healthz").await.0, 200);
-    assert_eq!(world.get(path).await.0, 401);
+    let refused = world.ask(Method::GET, path, &[], "").await;
+    assert_eq!(refused.status.as_u16(), 401);
+    assert_eq!(refused.headers["www-authenticate"], "Bearer");
     for (given, status) in [
         ("Bearer s3cret", 200),
         ("Bearer s3creT", 401),
@@ -370,47 +486,100 @@ async fn logs_are_given_line_by_line_and_followed() {
         ["0", "1"]
     );
     assert_eq!(lines[0].replica, "users-1");
-    let (_, text) = world.get("/api/v1/logs/users?tail=0&follow=true").await;
-    assert!(text.contains("next"));
+    let path = "/api/v1/logs/users?tail=0&follow=true";
+    let request = Request::new(Method::GET, &world.address, path);
+    let mut lines = request.lines().await.unwrap();
+    let followed = lines.next().await.unwrap().unwrap();
+    let followed: wire::LogLine = serde_json::from_str(&followed).unwrap();
+    assert_eq!(followed.text, "next");
+}
+
+async fn watch(world: &World, query: &str, last: Option<&str>) -> atoll_net::client::Lines {
+    let path = format!("/api/v1/watch{query}");
+    let mut request = Request::new(Method::GET, &world.address, &path);
+    if let Some(last) = last {
+        let last = HeaderValue::from_str(last).unwrap();
+        request.headers.insert("last-event-id", last);
+    }
+    let lines = request.lines().await.unwrap();
+    assert_eq!(lines.headers()["content-type"], "text/event-stream");
+    lines
+}
+
+/// The next event: its revision, whether it is all there is, and the services in it
+/// with the number of their instances.
+async fn next(lines: &mut atoll_net::client::Lines) -> (u64, bool, Vec<(String, usize)>) {
+    loop {
+        let line = lines.next().await.unwrap().unwrap();
+        if let Some(json) = line.strip_prefix("data: ") {
+            truth::check_event(json);
+            let event: wire::WatchEvent = serde_json::from_str(json).unwrap();
+            let services = event.services.into_iter();
+            let services = services.map(|s| (s.name, s.instances.len())).collect();
+            return (event.revision, event.resync, services);
+        }
+    }
+}
+
+fn services(list: &[(&str, usize)]) -> Vec<(String, usize)> {
+    let owned = |(name, count): &(&str, usize)| ((*name).to_owned(), *count);
+    list.iter().map(owned).collect()
 }
 
 #[tokio::test]
 async fn a_watcher_sees_each_change_and_nothing_twice() {
     let world = world(None).await;
-    let request = Request::new(Method::GET, &world.address, "/api/v1/watch?since=0");
-    let mut lines = request.lines().await.unwrap();
-    let next = async |lines: &mut atoll_net::client::Lines| loop {
-        let line = lines.next().await.unwrap().unwrap();
-        if let Some(json) = line.strip_prefix("data: ") {
-            return serde_json::from_str::<wire::WatchEvent>(json).unwrap();
-        }
-    };
-    let first = next(&mut lines).await;
-    assert_eq!(
-        (first.revision, first.services[0].name.as_str()),
-        (3, "users")
-    );
+    let mut lines = watch(&world, "?since=0", None).await;
+    let all = (3, true, services(&[("users", 1)]));
+    assert_eq!(next(&mut lines).await, all);
     world.made.catalog.send_replace(catalog(4, "orders"));
-    let second = next(&mut lines).await;
-    assert_eq!(second.revision, 4);
-    let shown: Vec<_> = second
-        .services
-        .iter()
-        .map(|s| (s.name.as_str(), s.instances.len()))
-        .collect();
-    assert_eq!(
-        shown,
-        [("orders", 1), ("users", 0)],
-        "the one that is gone has no instances"
-    );
+    // The one that is gone has no instances.
+    let changed = (4, false, services(&[("orders", 1), ("users", 0)]));
+    assert_eq!(next(&mut lines).await, changed);
 
     // Who has the current revision gets only what comes after it.
-    let request = Request::new(Method::GET, &world.address, "/api/v1/watch?since=4");
-    let mut lines = request.lines().await.unwrap();
-    world.made.catalog.send_replace(catalog(5, "orders"));
-    assert_eq!(next(&mut lines).await.revision, 5);
-    drop(lines);
+    for (query, last) in [("?since=4", None), ("?since=1", Some("4"))] {
+        let before = world.made.catalog.borrow().clone();
+        let mut lines = watch(&world, query, last).await;
+        world.made.catalog.send_replace(catalog(5, "orders"));
+        let changed = (5, false, services(&[("orders", 1)]));
+        assert_eq!(next(&mut lines).await, changed);
+        world.made.catalog.send_replace(before);
+    }
     world.tasks.stop(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_with_another_past_begins_anew() {
+    let world = world(None).await;
+    // An older revision, of which nothing is known, and one of another life of Atoll.
+    for since in [1, 900] {
+        let mut lines = watch(&world, &format!("?since={since}"), None).await;
+        let all = (3, true, services(&[("users", 1)]));
+        assert_eq!(next(&mut lines).await, all);
+    }
+    // Nothing at all is told at once, too.
+    world.made.catalog.send_replace(Arc::default());
+    let mut lines = watch(&world, "", None).await;
+    assert_eq!(next(&mut lines).await, (0, true, vec![]));
+}
+
+#[tokio::test]
+async fn watchers_and_followers_end_with_the_server() {
+    let world = world(None).await;
+    let mut watching = watch(&world, "", None).await;
+    next(&mut watching).await;
+    let path = "/api/v1/logs/users?tail=1&follow=true";
+    let mut following = Request::new(Method::GET, &world.address, path)
+        .lines()
+        .await
+        .unwrap();
+    assert!(following.next().await.unwrap().is_some());
+    // Sooner than the drain's own end.
+    world.tasks.stop(Duration::from_secs(5)).await.unwrap();
+    for mut lines in [watching, following] {
+        while lines.next().await.unwrap().is_some() {}
+    }
 }
 
 #[tokio::test]
@@ -430,6 +599,7 @@ async fn the_document_is_openapi_3_1_and_names_every_endpoint() {
         "routes",
         "explain",
         "logs/{service}",
+        "openapi.json",
     ] {
         assert!(paths.contains_key(&format!("/api/v1/{path}")), "{path}");
     }
@@ -439,6 +609,23 @@ async fn the_document_is_openapi_3_1_and_names_every_endpoint() {
                 !operation["summary"].as_str().unwrap_or_default().is_empty(),
                 "{method} {path}"
             );
+        }
+    }
+    // What the token guards says so, and how it is sent.
+    let scheme = &document["components"]["securitySchemes"]["admin_token"]["scheme"];
+    assert_eq!(scheme, "bearer");
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().unwrap() {
+            let guarded = operation["responses"]["401"].is_object();
+            let open = guard::OPEN_PATHS.contains(&path.as_str());
+            assert_eq!(guarded, !open, "{method} {path}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let described = response["description"].as_str();
+                assert!(
+                    described.is_some_and(|d| !d.is_empty()),
+                    "{method} {path} {status}"
+                );
+            }
         }
     }
     // The document's own example is taken.

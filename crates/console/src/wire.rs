@@ -303,6 +303,9 @@ pub struct Reloaded {
 pub struct WatchEvent {
     /// Revision of the catalogue after the change.
     pub revision: u64,
+    /// `services` is everything there is: forget what is not among it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resync: bool,
     /// Services that changed, as they are now; one without instances is gone.
     pub services: Vec<Service>,
 }
