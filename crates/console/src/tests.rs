@@ -492,6 +492,13 @@ async fn logs_are_given_line_by_line_and_followed() {
     let followed = lines.next().await.unwrap().unwrap();
     let followed: wire::LogLine = serde_json::from_str(&followed).unwrap();
     assert_eq!(followed.text, "next");
+
+    // A follower that goes away is let go, though nothing more is written.
+    drop(lines);
+    let senders = std::mem::take(&mut *world.made.followed.lock().unwrap());
+    for sender in senders {
+        sender.closed().await;
+    }
 }
 
 async fn watch(world: &World, query: &str, last: Option<&str>) -> atoll_net::client::Lines {

@@ -245,6 +245,13 @@ impl Replica {
     }
 
     async fn act(&mut self, action: Action) -> Option<Event> {
+        if matches!(
+            action,
+            Action::Enlist | Action::Delist | Action::Drain { .. }
+        ) {
+            // Who reads the catalogue finds the same here: the directory takes its time.
+            self.publish();
+        }
         match action {
             Action::Spawn => return Some(self.spawn().await),
             Action::Enlist => {
@@ -354,8 +361,6 @@ impl Replica {
 
     async fn drain(&mut self, wait: bool) {
         self.enlist_again = None;
-        // The draining shows before the directory has answered.
-        self.publish();
         let (service, id) = (self.workload.service.clone(), self.id.clone());
         let call = self.context.directory.drain(service.clone(), id.clone());
         // If it failed, the wait for requests in flight is worth it all the same.
@@ -522,26 +527,33 @@ mod tests {
         assert_eq!(order(&mut orders).now_or_never(), None);
     }
 
-    /// A directory that takes its time to forget.
+    /// A directory that takes its time.
+    #[derive(Default)]
     struct Slow {
         catalog: watch::Sender<Arc<Catalog>>,
         asked: Notify,
-        forget: Notify,
+        answers: Notify,
+    }
+
+    impl Slow {
+        fn answer(&self) -> Pending<'_, Result<(), Fault>> {
+            Box::pin(async {
+                self.asked.notify_one();
+                self.answers.notified().await;
+                Ok(())
+            })
+        }
     }
 
     impl Directory for Slow {
         fn enlist(&self, _: Enlisted) -> Pending<'_, Result<(), Fault>> {
-            Box::pin(async { Ok(()) })
+            self.answer()
         }
         fn drain(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
             Box::pin(async { Ok(()) })
         }
         fn delist(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
-            Box::pin(async {
-                self.asked.notify_one();
-                self.forget.notified().await;
-                Ok(())
-            })
+            self.answer()
         }
         fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
             self.catalog.subscribe()
@@ -554,34 +566,29 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_port_is_nobody_elses_while_the_directory_still_names_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let slow = Arc::new(Slow {
-            catalog: watch::Sender::default(),
-            asked: Notify::new(),
-            forget: Notify::new(),
-        });
-        let tasks = Tasks::root(Clock::system());
-        let ledger = Ledger::open(folder.path(), "0123456789abcdef".to_owned()).unwrap();
-        let context = Arc::new(Context {
-            tasks: tasks.clone(),
+    fn context(folder: &std::path::Path, slow: &Arc<Slow>) -> Arc<Context> {
+        let ledger = Ledger::open(folder, "0123456789abcdef".to_owned()).unwrap();
+        Arc::new(Context {
+            tasks: Tasks::root(Clock::system()),
             directory: slow.clone(),
             traffic: slow.clone(),
             ledger: Arc::new(ledger),
             ports: Ports::default(),
             logs: Arc::default(),
-            log_dir: folder.path().to_owned(),
+            log_dir: folder.to_owned(),
             environment: Default::default(),
             build_environment: Default::default(),
             changed: Notify::new(),
             random: Mutex::new(Random::from_seed(1)),
-        });
-        let workload = Arc::new(Workload {
+        })
+    }
+
+    fn workload(folder: &std::path::Path, script: &str) -> Arc<Workload> {
+        Arc::new(Workload {
             service: "users".parse().unwrap(),
             build: None,
-            command: CommandLine::Shell("exit 1".to_owned()),
-            working_dir: folder.path().to_owned(),
+            command: CommandLine::Shell(script.to_owned()),
+            working_dir: folder.to_owned(),
             environment: Default::default(),
             replicas: 1,
             port: None,
@@ -591,18 +598,50 @@ mod tests {
             drain: Duration::ZERO,
             stop_grace: Duration::from_secs(10),
             log_bytes_max: 1024,
-        });
+        })
+    }
+
+    #[tokio::test]
+    async fn what_the_directory_is_told_is_shown_before_it_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = Arc::new(Slow::default());
+        let context = context(folder.path(), &slow);
+        let workload = workload(folder.path(), "exec sleep 1000");
         let seat = Seat::open(&context, &workload, "users-1".parse().unwrap(), 1);
         seat.order(Order::Go);
-        // Its process has ended and is cleared away.
-        slow.asked.notified().await;
+        slow.asked.notified().await; // to enlist
+        let status = seat.see(|view| view.status.clone());
+        assert_eq!(status.state, ReplicaState::Starting);
+        assert!(status.pid.is_some() && status.port.is_some(), "{status:?}");
+        slow.answers.notify_one();
+        seat.order(Order::Kill);
+        slow.asked.notified().await; // to delist
+        let status = seat.see(|view| view.status.clone());
+        assert_eq!((status.pid, status.port), (None, None), "{status:?}");
+        slow.answers.notify_one();
+        let patience = Duration::from_secs(10);
+        context.tasks.stop(patience).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_is_nobody_elses_while_the_directory_still_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = Arc::new(Slow::default());
+        let context = context(folder.path(), &slow);
+        let workload = workload(folder.path(), "exit 1");
+        let seat = Seat::open(&context, &workload, "users-1".parse().unwrap(), 1);
+        seat.order(Order::Go);
+        slow.asked.notified().await; // to enlist
+        slow.answers.notify_one();
+        slow.asked.notified().await; // to delist: its process is cleared away
         assert_eq!(context.ports.held(), 1);
-        slow.forget.notify_one();
+        slow.answers.notify_one();
         seat.order(Order::Stop);
         while seat.see(|view| view.stopped.is_none()) {
             context.changed.notified().await;
         }
         assert_eq!(context.ports.held(), 0);
-        tasks.stop(Duration::from_secs(10)).await.unwrap();
+        let patience = Duration::from_secs(10);
+        context.tasks.stop(patience).await.unwrap();
     }
 }
