@@ -4,7 +4,8 @@
 //! own. There is no TLS, no redirect and no cookie. Every call has a time limit
 //! that covers look-up, connection, head and body, and a bound on the body.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,8 +21,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::body::{self, BodyError};
+
+/// Look-ups of host names under way. Without a bound a name server that is away would
+/// take every thread that may block, and with them the store's writes.
+const LOOK_UPS_MAX: usize = 32;
+static LOOK_UPS: Semaphore = Semaphore::const_new(LOOK_UPS_MAX);
 
 /// Longest line that a streaming answer may have.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -77,7 +84,7 @@ pub enum ClientError {
         host: String,
         /// What the resolver said, when it said something.
         #[source]
-        source: Option<std::io::Error>,
+        source: Option<io::Error>,
     },
     /// Nobody took the connection.
     #[error("no connection to {address}: {source}")]
@@ -85,7 +92,7 @@ pub enum ClientError {
         /// Where to.
         address: Address,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The peer broke off or does not speak HTTP/1.1.
     #[error("{address} broke the exchange off: {source}")]
@@ -264,10 +271,9 @@ pub async fn connect(address: &Address) -> Result<TcpStream, ClientError> {
         host: address.host().to_owned(),
         source,
     };
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((address.host(), address.port()))
+    let found = look_up(address)
         .await
-        .map_err(|error| unknown(Some(error)))?
-        .collect();
+        .map_err(|error| unknown(Some(error)))?;
     let mut last = None;
     for socket in found {
         match TcpStream::connect(socket).await {
@@ -276,6 +282,36 @@ pub async fn connect(address: &Address) -> Result<TcpStream, ClientError> {
         }
     }
     Err(last.map_or_else(|| unknown(None), refused))
+}
+
+async fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let (host, port) = (address.host().to_owned(), address.port());
+    if host == "localhost" {
+        // RFC 6761 §6.3: never a question for a resolver, which may be slow or away.
+        let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(both.map(|ip: IpAddr| SocketAddr::new(ip, port)).into());
+    }
+    resolve(&LOOK_UPS, move || {
+        Ok((host.as_str(), port).to_socket_addrs()?.collect())
+    })
+    .await
+}
+
+/// Runs a look-up, which blocks, on a thread of its own. It keeps its place among the
+/// `places` until it ends, which may be long after the caller has given up: the
+/// system's resolver cannot be stopped.
+async fn resolve(
+    places: &'static Semaphore,
+    look_up: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> io::Result<Vec<SocketAddr>> {
+    // Never closed.
+    let place = places.acquire().await.map_err(io::Error::other)?;
+    // Not a task of the tree: it holds nothing, and nobody could end it.
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        look_up()
+    });
+    looked_up.await.map_err(io::Error::other)?
 }
 
 type Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
@@ -373,4 +409,51 @@ impl Lines {
 fn text(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, mpsc};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn look_ups_that_hang_take_no_more_threads_than_they_may() {
+        static PLACES: Semaphore = Semaphore::const_new(4);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (release, released) = mpsc::sync_channel::<()>(0);
+        let released = Arc::new(std::sync::Mutex::new(released));
+        let hung = |_| {
+            let (begun, released) = (Arc::clone(&begun), Arc::clone(&released));
+            let look_up = resolve(&PLACES, move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                // Fails once the sender is gone: released.
+                released.lock().unwrap().recv().ok();
+                Ok(Vec::new())
+            });
+            tokio::time::timeout(Duration::from_millis(20), look_up)
+        };
+        for round in 0..5 {
+            let answers = join_all((0..10).map(hung)).await;
+            assert!(answers.iter().all(Result::is_err), "round {round}");
+        }
+        while begun.load(Ordering::SeqCst) < 4 {
+            tokio::task::yield_now().await; // the threads start when they can
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 4);
+        drop(release);
+        let answered = resolve(&PLACES, || Ok(vec![SocketAddr::from(([10, 0, 0, 1], 80))]));
+        assert_eq!(answered.await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn localhost_is_known_without_a_resolver() {
+        let address = Address::new("localhost", 80).unwrap();
+        let found = look_up(&address).await.unwrap();
+        assert!(found.iter().all(|socket| socket.ip().is_loopback()));
+        assert_eq!(found[0].to_string(), "127.0.0.1:80");
+    }
 }
