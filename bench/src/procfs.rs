@@ -1,0 +1,131 @@
+//! What the kernel says that processes used, from `/proc`.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// A process and all that it started, and they.
+pub(crate) fn family(root: u32) -> Result<Vec<u32>> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Gone since it was listed: nobody's child.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        if let Some(parent) = parent(&stat) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(pid) = family.get(next) {
+        family.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// The fourth field of `stat`; the second, a name, may hold anything.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(1)?.parse().ok()
+}
+
+/// Time on a core of each thread of these processes, in nanoseconds.
+pub(crate) fn threads_cpu_ns(pids: &[u32]) -> Result<BTreeMap<u32, u64>> {
+    let mut threads = BTreeMap::new();
+    for pid in pids {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+            .with_context(|| format!("process {pid} is gone"))?;
+        for task in tasks {
+            let task = task?;
+            // A thread may end between being listed and being read.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
+                continue;
+            };
+            let ns = text.split(' ').next().and_then(|ns| ns.parse().ok());
+            let id = task.file_name().to_str().and_then(|id| id.parse().ok());
+            threads.insert(
+                id.context("a thread's number")?,
+                ns.context("schedstat: is CONFIG_SCHED_INFO off?")?,
+            );
+        }
+    }
+    Ok(threads)
+}
+
+/// What was used between two readings. A thread that ended in between is left out:
+/// its last reading is unknown.
+pub(crate) fn used_ns(before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) -> u64 {
+    after
+        .iter()
+        .map(|(id, ns)| ns.saturating_sub(before.get(id).copied().unwrap_or(0)))
+        .sum()
+}
+
+/// Resident memory of these processes together; pages that they share count once
+/// (`Pss`).
+pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
+    let mut kib = 0;
+    for pid in pids {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+            .with_context(|| format!("memory of process {pid}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let value = line.and_then(|line| line.split_whitespace().next());
+        kib += value.context("Pss")?.parse::<u64>()?;
+    }
+    Ok(kib * 1024)
+}
+
+/// Time that this core was not idle since the machine started, in nanoseconds; to the
+/// hundredth of a second.
+pub(crate) fn core_busy_ns(core: usize) -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let name = format!("cpu{core} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name));
+    let fields = line
+        .context("no such core")?
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<Vec<u64>, _>>()?;
+    // user nice system idle iowait irq softirq steal; guests are within user.
+    let busy: u64 = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|at| fields.get(*at))
+        .sum();
+    Ok(busy * 10_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_behind_a_name_with_brackets() {
+        assert_eq!(parent("7 (a) b) c) S 42 7 7 0"), Some(42));
+    }
+
+    #[test]
+    fn a_process_is_its_own_family_and_uses_time_and_memory() {
+        let me = std::process::id();
+        assert!(family(me).unwrap().contains(&me));
+        let before = threads_cpu_ns(&[me]).unwrap();
+        let mut sum = 0u64;
+        while used_ns(&before, &threads_cpu_ns(&[me]).unwrap()) == 0 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(resident_bytes(&[me]).unwrap() > 100 * 1024);
+    }
+
+    #[test]
+    fn a_new_thread_counts_whole_and_an_ended_one_not() {
+        let before = BTreeMap::from([(1, 100), (2, 50)]);
+        let after = BTreeMap::from([(1, 130), (3, 7)]);
+        assert_eq!(used_ns(&before, &after), 37);
+    }
+}
