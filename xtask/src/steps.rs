@@ -136,7 +136,10 @@ fn e2e(root: &Path) -> anyhow::Result<Outcome> {
     command.args(["--", E2E_TEST_THREADS]);
     match python::prepare(root, &target_folder(root)?) {
         Ok(Some(bin)) => {
-            command.env("ATOLL_E2E_PYTHON", bin);
+            // There a test is ignored only for the lack of Python.
+            command
+                .env("ATOLL_E2E_PYTHON", bin)
+                .arg("--include-ignored");
         }
         Ok(None) => {}
         Err(error) => {

@@ -1,4 +1,4 @@
-//! `ARCHITECTURE.md` names every crate, and nothing that is not there.
+//! `ARCHITECTURE.md` names every crate, and no file or type that is not there.
 
 use super::Finding;
 use crate::house::House;
@@ -35,6 +35,9 @@ pub(super) fn check(house: &House) -> Vec<Finding> {
     for (line, word) in words {
         if is_path(word) && !exists(house, word) {
             let message = format!("`{word}` does not exist: correct the name or delete it");
+            findings.push(Finding::new(PAPER, line, message));
+        } else if is_symbol(word) && !is_said_in_code(house, word) {
+            let message = format!("no code says `{word}`: correct the name or delete it");
             findings.push(Finding::new(PAPER, line, message));
         }
     }
@@ -79,6 +82,25 @@ fn exists(house: &House, word: &str) -> bool {
     })
 }
 
+/// A type, or something of one: `Gateway`, `Gateway::publish`.
+fn is_symbol(word: &str) -> bool {
+    let identifier = |part: &str| !part.is_empty() && part.chars().all(is_of_identifier);
+    word.split("::").all(identifier)
+        && word.starts_with(|c: char| c.is_ascii_uppercase())
+        && word.contains(|c: char| c.is_ascii_lowercase())
+}
+
+fn is_of_identifier(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Whether one Rust file says all parts of a symbol.
+fn is_said_in_code(house: &House, symbol: &str) -> bool {
+    let says = |text: &str, part: &str| text.split(|c| !is_of_identifier(c)).any(|w| w == part);
+    let mut code = house.files.iter().filter(|file| file.path.ends_with(".rs"));
+    code.any(|file| symbol.split("::").all(|part| says(&file.text, part)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +111,10 @@ mod tests {
         let mut house = house_of(&[
             (PAPER, text),
             ("crates/base/model/src/lib.rs", ""),
-            ("atoll/src/main.rs", ""),
+            (
+                "atoll/src/main.rs",
+                "struct Gateway;\nimpl Gateway { fn start() {} }\n",
+            ),
         ]);
         for folder in ["crates/base/model", "atoll"] {
             house.crates.push(Member {
@@ -122,6 +147,17 @@ mod tests {
         ));
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[0].starts_with("ARCHITECTURE.md:3: `crates/base/gone`"));
+    }
+
+    #[test]
+    fn symbols_that_no_code_says_are_found() {
+        assert_eq!(
+            read(&format!("{GOOD}`Gateway` `Gateway::start`\n")),
+            [""; 0]
+        );
+        let told = read(&format!("{GOOD}`Gate` and `Gateway::stop`\n"));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("ARCHITECTURE.md:2: no code says `Gate`"));
     }
 
     #[test]
