@@ -3,7 +3,10 @@
 //! All of them build with one profile and one choice of features (the whole
 //! workspace's, with what its tests need), so that nothing is compiled twice.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
+
+use cargo_metadata::Metadata;
 
 use crate::house::House;
 use crate::summary::Outcome;
@@ -84,7 +87,7 @@ impl Step {
             Self::Lint => lint(root),
             Self::Tidy => Ok(Outcome::whole(tidy::print_findings(&House::read(root)?))),
             Self::Unit => unit(root),
-            Self::Integration => tests(root, &["--test", "*"]),
+            Self::Integration => tests(root, &["--exclude", E2E, "--test", "*"]),
             Self::E2e => e2e(root),
         }
     }
@@ -115,11 +118,14 @@ fn unit(root: &Path) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Tests of all crates but the end-to-end one.
 fn tests(root: &Path, which: &[&str]) -> anyhow::Result<Outcome> {
+    process::count_tests(cargo_test(root).args(which))
+}
+
+fn cargo_test(root: &Path) -> Command {
     let mut command = process::cargo(root);
-    command.args(["test", "--workspace", "--exclude", E2E, "--no-fail-fast"]);
-    process::count_tests(command.args(which))
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    command
 }
 
 fn e2e(root: &Path) -> anyhow::Result<Outcome> {
@@ -130,11 +136,22 @@ fn e2e(root: &Path) -> anyhow::Result<Outcome> {
     anyhow::ensure!(process::succeeds(&mut build)?, "the binaries do not build");
     debian::ensure(E2E_PACKAGES)?;
 
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .current_dir(root)
+        .no_deps()
+        .exec()?;
     let mut outcome = Outcome::default();
-    let mut command = process::cargo(root);
-    command.args(["test", "--package", E2E, "--no-fail-fast"]);
+    let mut command = cargo_test(root);
+    // By name in the whole workspace: `--package` would choose other features of what
+    // they stand on, and compile that again.
+    let names = test_names(&metadata, E2E);
+    // Without a name cargo would run the tests of everything.
+    anyhow::ensure!(!names.is_empty(), "{E2E} has no tests");
+    for name in names {
+        command.args(["--test", name]);
+    }
     command.args(["--", E2E_TEST_THREADS]);
-    match python::prepare(root, &target_folder(root)?) {
+    match python::prepare(root, metadata.target_directory.as_std_path()) {
         Ok(Some(bin)) => {
             // There a test is ignored only for the lack of Python.
             command
@@ -152,17 +169,31 @@ fn e2e(root: &Path) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-fn target_folder(root: &Path) -> anyhow::Result<PathBuf> {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .current_dir(root)
-        .no_deps()
-        .exec()?;
-    Ok(metadata.target_directory.into_std_path_buf())
+/// The files below `tests/` of a crate.
+fn test_names<'a>(metadata: &'a Metadata, name: &str) -> Vec<&'a str> {
+    let packages = metadata.packages.iter();
+    let targets = packages
+        .filter(|package| package.name == name)
+        .flat_map(|package| &package.targets);
+    let tests = targets.filter(|target| target.is_test());
+    tests.map(|target| target.name.as_str()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn end_to_end_tests_are_found_by_name() {
+        let metadata = cargo_metadata::MetadataCommand::new()
+            .no_deps()
+            .exec()
+            .unwrap();
+        let names = test_names(&metadata, E2E);
+        assert!(names.contains(&"shop"), "{names:?}");
+        assert!(!names.contains(&"crash"), "{names:?}");
+        assert!(test_names(&metadata, "no-such-crate").is_empty());
+    }
 
     #[test]
     fn every_step_is_found_by_its_name() {
