@@ -346,10 +346,6 @@ impl Answer {
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they are the members of the object"
-)]
 fn problem(
     status: u16,
     title: &str,
