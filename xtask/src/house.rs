@@ -138,13 +138,9 @@ fn sort_packages(metadata: &cargo_metadata::Metadata) -> (Vec<Member>, Vec<Packa
 
 fn read_files(root: &Path) -> anyhow::Result<Vec<SourceFile>> {
     let output = process::command("git", root)
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        // CI may run as another user than the one that cloned; nothing is run from it.
+        .args(["-c", "safe.directory=*", "ls-files", "-z"])
+        .args(["--cached", "--others", "--exclude-standard"])
         .output()
         .context("start git")?;
     anyhow::ensure!(
