@@ -6,14 +6,16 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_model::{Address, Catalog, InstanceId};
 use atoll_runtime::Task;
+use futures_util::FutureExt;
 use rustix::process::Signal;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::context::Context;
 use crate::output::Output;
@@ -28,6 +30,9 @@ use crate::workload::Workload;
 const ENLIST_AGAIN: Duration = Duration::from_secs(1);
 /// How often to look whether grandchildren have ended within their grace.
 const GROUP_POLL: Duration = Duration::from_millis(50);
+/// Pause before a replica whose task panicked is taken for over and another is put
+/// in its place, which may do the same.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Lines of output shown with the state.
 const LAST_LINES: usize = 10;
 
@@ -109,7 +114,24 @@ impl Seat {
             last_exit: None,
         };
         let name = format!("replica.{}", replica.id);
-        drop(context.tasks.once(&name, replica.run()));
+        let end = End {
+            context: Arc::clone(context),
+            workload: Arc::clone(workload),
+            id: replica.id.clone(),
+            view: Arc::clone(&view),
+        };
+        drop(context.tasks.once(&name, async move {
+            let _end = end;
+            let id = replica.id.clone();
+            if AssertUnwindSafe(replica.run())
+                .catch_unwind()
+                .await
+                .is_err()
+            {
+                error!(instance = %id, "replica task panicked");
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+        }));
         Self {
             generation,
             order,
@@ -133,6 +155,35 @@ impl Seat {
     /// Looks at what it shows; the replica waits meanwhile.
     pub(crate) fn see<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         look(&lock(&self.view))
+    }
+}
+
+/// Shows the end of a replica whose task ended by a defect: the controller waits for
+/// each to be over, and starts another in its place.
+struct End {
+    context: Arc<Context>,
+    workload: Arc<Workload>,
+    id: InstanceId,
+    view: Arc<Mutex<View>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut view = lock(&self.view);
+        if view.stopped.is_some() {
+            return;
+        }
+        view.status.state = ReplicaState::Stopped;
+        (view.status.pid, view.status.port) = (None, None);
+        view.stopped = Some(Stopped {
+            service: self.workload.service.clone(),
+            id: self.id.clone(),
+            exit: Some(Exit::Unknown),
+            killed: true, // with its `Process`
+            drain_expired: false,
+        });
+        drop(view);
+        self.context.changed.notify_one();
     }
 }
 
@@ -503,145 +554,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use atoll_model::{Check, Fault, Probe, ServiceName};
-    use atoll_runtime::{Clock, Random, Tasks};
-    use futures_util::FutureExt;
-    use tokio::sync::Notify;
-
-    use super::*;
-    use crate::ledger::Ledger;
-    use crate::port::Ports;
-    use crate::ports::{Directory, Traffic};
-    use crate::workload::{CommandLine, RestartPolicy};
-
-    #[tokio::test]
-    async fn a_controller_that_is_gone_means_stop_and_is_said_once() {
-        let (sender, receiver) = watch::channel(Order::Wait);
-        let mut orders = Some(receiver);
-        sender.send_replace(Order::Go);
-        assert_eq!(order(&mut orders).await, Order::Go);
-        drop(sender);
-        assert_eq!(order(&mut orders).await, Order::Stop);
-        // Else the replica would hear of nothing else any more.
-        assert_eq!(order(&mut orders).now_or_never(), None);
-    }
-
-    /// A directory that takes its time.
-    #[derive(Default)]
-    struct Slow {
-        catalog: watch::Sender<Arc<Catalog>>,
-        asked: Notify,
-        answers: Notify,
-    }
-
-    impl Slow {
-        fn answer(&self) -> Pending<'_, Result<(), Fault>> {
-            Box::pin(async {
-                self.asked.notify_one();
-                self.answers.notified().await;
-                Ok(())
-            })
-        }
-    }
-
-    impl Directory for Slow {
-        fn enlist(&self, _: Enlisted) -> Pending<'_, Result<(), Fault>> {
-            self.answer()
-        }
-        fn drain(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
-            Box::pin(async { Ok(()) })
-        }
-        fn delist(&self, _: ServiceName, _: InstanceId) -> Pending<'_, Result<(), Fault>> {
-            self.answer()
-        }
-        fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
-            self.catalog.subscribe()
-        }
-    }
-
-    impl Traffic for Slow {
-        fn idle(&self, _: ServiceName, _: InstanceId) -> Pending<'_, ()> {
-            Box::pin(async {})
-        }
-    }
-
-    fn context(folder: &std::path::Path, slow: &Arc<Slow>) -> Arc<Context> {
-        let ledger = Ledger::open(folder, "0123456789abcdef".to_owned()).unwrap();
-        Arc::new(Context {
-            tasks: Tasks::root(Clock::system()),
-            directory: slow.clone(),
-            traffic: slow.clone(),
-            ledger: Arc::new(ledger),
-            ports: Ports::default(),
-            logs: Arc::default(),
-            log_dir: folder.to_owned(),
-            environment: Default::default(),
-            build_environment: Default::default(),
-            changed: Notify::new(),
-            random: Mutex::new(Random::from_seed(1)),
-        })
-    }
-
-    fn workload(folder: &std::path::Path, script: &str) -> Arc<Workload> {
-        Arc::new(Workload {
-            service: "users".parse().unwrap(),
-            build: None,
-            command: CommandLine::Shell(script.to_owned()),
-            working_dir: folder.to_owned(),
-            environment: Default::default(),
-            replicas: 1,
-            port: None,
-            depends_on: Default::default(),
-            restart: RestartPolicy::No,
-            check: Check::new(Probe::Tcp),
-            drain: Duration::ZERO,
-            stop_grace: Duration::from_secs(10),
-            log_bytes_max: 1024,
-        })
-    }
-
-    #[tokio::test]
-    async fn what_the_directory_is_told_is_shown_before_it_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let slow = Arc::new(Slow::default());
-        let context = context(folder.path(), &slow);
-        let workload = workload(folder.path(), "exec sleep 1000");
-        let seat = Seat::open(&context, &workload, "users-1".parse().unwrap(), 1);
-        seat.order(Order::Go);
-        slow.asked.notified().await; // to enlist
-        let status = seat.see(|view| view.status.clone());
-        assert_eq!(status.state, ReplicaState::Starting);
-        assert!(status.pid.is_some() && status.port.is_some(), "{status:?}");
-        slow.answers.notify_one();
-        seat.order(Order::Kill);
-        slow.asked.notified().await; // to delist
-        let status = seat.see(|view| view.status.clone());
-        assert_eq!((status.pid, status.port), (None, None), "{status:?}");
-        slow.answers.notify_one();
-        let patience = Duration::from_secs(10);
-        context.tasks.stop(patience).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_port_is_nobody_elses_while_the_directory_still_names_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let slow = Arc::new(Slow::default());
-        let context = context(folder.path(), &slow);
-        let workload = workload(folder.path(), "exit 1");
-        let seat = Seat::open(&context, &workload, "users-1".parse().unwrap(), 1);
-        seat.order(Order::Go);
-        slow.asked.notified().await; // to enlist
-        slow.answers.notify_one();
-        slow.asked.notified().await; // to delist: its process is cleared away
-        assert_eq!(context.ports.held(), 1);
-        slow.answers.notify_one();
-        seat.order(Order::Stop);
-        while seat.see(|view| view.stopped.is_none()) {
-            context.changed.notified().await;
-        }
-        assert_eq!(context.ports.held(), 0);
-        let patience = Duration::from_secs(10);
-        context.tasks.stop(patience).await.unwrap();
-    }
-}
+mod tests;
