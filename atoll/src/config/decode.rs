@@ -36,6 +36,8 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Word {
     pub(crate) text: String,
     pub(crate) span: Span,
+    /// Variables in it that were not set.
+    pub(crate) unset: Vec<String>,
 }
 
 impl Context<'_> {
@@ -79,7 +81,7 @@ impl Context<'_> {
             return None;
         };
         let done = self.ok(node.span, interpolate(raw, self.variables, keep))?;
-        for name in done.unset {
+        for name in &done.unset {
             self.warn(
                 node.span,
                 format!("the variable `{name}` is not set; it is left empty"),
@@ -101,6 +103,7 @@ impl Context<'_> {
         Some(Word {
             text: done.text,
             span: node.span,
+            unset: done.unset,
         })
     }
 
@@ -108,7 +111,11 @@ impl Context<'_> {
     pub(crate) fn words(&self, node: &Node) -> Option<Word> {
         let word = self.text(node)?;
         if word.text.trim().is_empty() {
-            self.error(node.span, "this is empty");
+            let empty = Diagnostic::at(self.source, node.span, "this is empty");
+            self.report(match word.unset.first() {
+                Some(name) => empty.hint(format!("the variable `{name}` is not set")),
+                None => empty,
+            });
             return None;
         }
         Some(word)
@@ -116,9 +123,21 @@ impl Context<'_> {
 
     fn parsed<T>(&self, node: &Node, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let word = self.text(node)?;
+        let why = match parse(&word.text) {
+            Ok(parsed) => return Some(parsed),
+            Err(why) => why,
+        };
         let shown: String = word.text.chars().take(60).collect();
-        let parsed = parse(&word.text).map_err(|why| format!("`{shown}`: {why}"));
-        self.ok(node.span, parsed)
+        let message = match shown.is_empty() {
+            true => format!("this is empty: {why}"),
+            false => format!("`{shown}`: {why}"),
+        };
+        let wrong = Diagnostic::at(self.source, node.span, message);
+        self.report(match word.unset.first() {
+            Some(name) => wrong.hint(format!("the variable `{name}` is not set")),
+            None => wrong,
+        });
+        None
     }
 
     pub(crate) fn duration(&self, node: &Node) -> Option<Duration> {

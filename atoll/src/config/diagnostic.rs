@@ -24,17 +24,17 @@ pub struct Diagnostic {
     /// The file, as the user named it.
     pub file: Arc<str>,
     /// From 1; 0 when it is about the file as a whole.
-    pub line: usize,
+    pub line: u32,
     /// From 1, in characters; 0 when it is about the file as a whole.
-    pub column: usize,
+    pub column: u32,
     /// What is wrong.
     pub message: String,
     /// How to mend it.
     pub hint: Option<String>,
     /// The line, cut to a readable length.
-    text: String,
+    text: Box<str>,
     /// Columns of `text` that are underlined: the first, and how many.
-    underline: (usize, usize),
+    underline: (u32, u32),
 }
 
 /// Whether a diagnostic keeps the file from being used.
@@ -87,16 +87,16 @@ impl Diagnostic {
         span: Span,
         message: impl Into<String>,
     ) -> Self {
-        let (text, underline) = cut(line_text, span);
+        let (text, (start, width)) = cut(line_text, span);
         Self {
             severity: Severity::Error,
             file: file.into(),
-            line,
-            column: span.column,
+            line: small(line),
+            column: small(span.column),
             message: message.into(),
             hint: None,
-            text,
-            underline,
+            text: text.into(),
+            underline: (small(start), small(width)),
         }
     }
 
@@ -160,11 +160,16 @@ impl Diagnostic {
             column = self.column,
             number = paint("1;34", &number),
             text = self.text,
-            indent = " ".repeat(start),
-            marks = paint(style, &"^".repeat(width)),
+            indent = " ".repeat(start as usize),
+            marks = paint(style, &"^".repeat(width as usize)),
             hint = hint(&margin),
         )
     }
+}
+
+/// Files are too short for this to lose anything.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// A readable piece of `line` around `span`, and where to underline it.
@@ -315,13 +320,14 @@ pub(crate) fn nearest<'k>(
                 name,
             )
         })
-        .filter(|&(distance, _)| distance <= allowed)
+        // Nothing in common is no typo, however short.
+        .filter(|&(distance, _)| distance <= allowed && distance < given.chars().count())
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, name)| name)
 }
 
 /// "did you mean X?", or all that is known.
-pub(crate) fn suggestion<'k>(given: &str, known: &[&'k str]) -> String {
+pub(crate) fn suggestion(given: &str, known: &[&str]) -> String {
     // Distances cost length times length: what is that long is no typo.
     let near = (given.len() <= 100).then(|| nearest(given, known.iter().copied()));
     match near.flatten() {

@@ -214,3 +214,77 @@ pub(crate) fn parse_raw(source: &Source) -> Result<BTreeMap<String, String>, Vec
         false => Err(errors),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<BTreeMap<String, String>, String> {
+        let pairs = [("OUTER", "outer"), ("B", "of the process")];
+        let around = Variables {
+            process: pairs
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            file: BTreeMap::new(),
+        };
+        parse(&Source::new(".env", text), &around).map_err(|errors| {
+            let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            shown.join("\n")
+        })
+    }
+
+    #[test]
+    fn values_are_read_as_compose_does() {
+        for (text, expected) in [
+            ("A=1", "1"),
+            ("export A=1", "1"),
+            ("A = 1 ", "1"),
+            ("A: 1", "1"),
+            ("A=", ""),
+            ("A=a b # comment", "a b"),
+            ("A=a#b", "a#b"),
+            ("A=#b", ""),
+            ("A='it # $OUTER \\n'", "it # $OUTER \\n"),
+            (
+                "A=\"x # $OUTER \\n\\t\\\"\\\\\" # comment",
+                "x # outer \n\t\"\\",
+            ),
+            ("A=\"\\$OUTER\"", "$OUTER"),
+            ("A=${OUTER}/x", "outer/x"),
+            ("A=${NO:-default}", "default"),
+            ("A=\"two\nlines\"", "two\nlines"),
+            ("# comment\n\n  A=1\r\nB=2", "1"),
+            ("X=1\nA=$X$X", "11"),
+            // The process wins over the file, also within the file.
+            ("B=2\nA=$B", "of the process"),
+            ("A=a=b", "a=b"),
+            ("A=1\nA=2", "2"),
+        ] {
+            let found = parsed(text).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+            assert_eq!(found.get("A").map(String::as_str), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_alone_takes_its_value_from_outside() {
+        let found = parsed("OUTER\nUNSET\n").unwrap();
+        assert_eq!(found.get("OUTER").map(String::as_str), Some("outer"));
+        assert_eq!(found.get("UNSET"), None);
+    }
+
+    #[test]
+    fn every_wrong_line_is_said_with_its_place() {
+        let said = parsed("A=1\n  =2\nB C\nD='x\n").unwrap_err();
+        for expected in [
+            ".env:2:3",
+            ".env:3:1",
+            "`=` was expected after `B`",
+            ".env:4:1",
+            "not closed",
+        ] {
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        assert!(parsed("A=${B").unwrap_err().contains("not closed"));
+        assert!(parsed("A='x' y").unwrap_err().contains("`y` stands after"));
+    }
+}

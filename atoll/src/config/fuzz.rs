@@ -23,7 +23,7 @@ pub fn fuzz(bytes: &[u8]) {
             assert!(errors.iter().next().is_some(), "refused without a reason");
             let lines = bytes.split(|&byte| byte == b'\n').count();
             assert!(
-                errors.iter().all(|error| error.line <= lines + 1),
+                errors.iter().all(|error| error.line as usize <= lines + 1),
                 "beyond the end: {errors}"
             );
             assert!(!errors.render(true).is_empty());

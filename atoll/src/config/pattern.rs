@@ -41,7 +41,9 @@ pub(crate) fn method(raw: &str) -> Result<Method, String> {
         .all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_');
     match Method::from_bytes(raw.as_bytes()) {
         Ok(method) if upper && raw.len() <= 32 => Ok(method),
-        Ok(_) | Err(_) => Err(format!("`{raw}` is not a method such as `GET`")),
+        Ok(_) | Err(_) => Err(format!(
+            "`{raw}` is not a method such as `GET`, in upper case"
+        )),
     }
 }
 

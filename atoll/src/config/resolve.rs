@@ -143,17 +143,11 @@ fn look_up(
 
 /// Reports one circle of services that wait for each other.
 fn cycles(cx: &Context<'_>, services: &[Placed]) {
-    let mut waiting: BTreeMap<&ServiceName, (Vec<&ServiceName>, Span)> = BTreeMap::new();
+    let mut waiting: BTreeMap<&ServiceName, (Vec<&ServiceName>, &Placed)> = BTreeMap::new();
     for placed in services {
         if let Service::Ours(workload) = &placed.service {
-            let span = placed
-                .depends_on
-                .first()
-                .map_or(placed.span, |first| first.span);
-            waiting.insert(
-                &workload.service,
-                (workload.depends_on.keys().collect(), span),
-            );
+            let on = workload.depends_on.keys().collect();
+            waiting.insert(&workload.service, (on, placed));
         }
     }
     // Whoever waits for nobody that is left may start.
@@ -186,10 +180,15 @@ fn cycles(cx: &Context<'_>, services: &[Placed]) {
         }
         path.push(next);
     }
-    let span = path
-        .first()
-        .and_then(|name| waiting.get(name))
-        .map(|(_, span)| *span);
+    let [first, second, ..] = path[..] else {
+        return;
+    };
+    let of_first = waiting.get(first).map(|(_, placed)| *placed);
+    let span = of_first.map(|placed| {
+        let mut on = placed.depends_on.iter();
+        let found = on.find(|on| second.as_str().eq_ignore_ascii_case(&on.service));
+        found.map_or(placed.span, |on| on.span)
+    });
     let shown: Vec<_> = path.iter().map(|name| format!("`{name}`")).collect();
     if let Some(span) = span {
         cx.error(

@@ -292,6 +292,7 @@ impl Routes<'_> {
                     let word = Word {
                         text: entry.key.to_string(),
                         span: entry.key_span,
+                        unset: Vec::new(),
                     };
                     let service = self.service(word);
                     let weight = number(cx, &entry.node, 0, 1_000_000);
@@ -473,8 +474,17 @@ impl<'a> Key<'a> {
         let whole = pattern::below(&self.group.prefix, &key.path);
         if whole.is_empty() {
             let host = &self.entry.key;
-            let hint = format!("for all of it write `{host}/{{path*}}`");
-            cx.error_with(self.entry.key_span, "the route has no path", hint);
+            let (message, hint) = match host.contains('.') {
+                true => (
+                    "the route has no path",
+                    format!("for all of it write `{host}/{{path*}}`"),
+                ),
+                false => (
+                    "a path begins with `/`",
+                    format!("did you mean `/{host}`, or `/{host}/{{path*}}` with all below it?"),
+                ),
+            };
+            cx.error_with(self.entry.key_span, message, hint);
             return None;
         }
         cx.ok(self.entry.key_span, pattern::path(&whole))

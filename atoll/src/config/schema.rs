@@ -123,3 +123,147 @@ fn kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
         Kind::Anything => json!({}),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::source::Source;
+    use super::super::tree::{self, Node};
+    use super::*;
+
+    /// Enough of JSON Schema for the one above, patterns apart. Texts are taken as
+    /// YAML's core schema resolves them.
+    fn fits(node: &Node, schema: &Value, root: &Value) -> bool {
+        if let Some(name) = schema["$ref"].as_str() {
+            let name = name.strip_prefix("#/$defs/").unwrap();
+            return fits(node, &root["$defs"][name], root);
+        }
+        if let Some(schemas) = schema["anyOf"].as_array() {
+            return schemas.iter().any(|schema| fits(node, schema, root));
+        }
+        let scalar = match &node.value {
+            tree::Value::Text(text) => Some(resolved(text)),
+            tree::Value::Null => Some(Value::Null),
+            tree::Value::List(_) | tree::Value::Map(_) => None,
+        };
+        if let Some(allowed) = schema["enum"].as_array() {
+            return scalar.is_some_and(|scalar| allowed.contains(&scalar));
+        }
+        let kind = match (&node.value, &scalar) {
+            (tree::Value::List(_), _) => "array",
+            (tree::Value::Map(_), _) => "object",
+            (_, Some(Value::Bool(_))) => "boolean",
+            (_, Some(Value::Number(number))) if number.is_u64() => "integer",
+            (_, Some(Value::Number(_))) => "number",
+            (_, Some(Value::Null)) => "null",
+            _ => "string",
+        };
+        let types: Vec<_> = match &schema["type"] {
+            Value::Null => return true,
+            Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect(),
+        };
+        let right = types.contains(&kind) || kind == "integer" && types.contains(&"number");
+        let within = |number: u64| {
+            let least = schema["minimum"].as_u64().unwrap_or(0);
+            (least..=schema["maximum"].as_u64().unwrap_or(u64::MAX)).contains(&number)
+        };
+        right
+            && match &node.value {
+                tree::Value::List(items) => {
+                    items.iter().all(|item| fits(item, &schema["items"], root))
+                }
+                tree::Value::Map(entries) => entries.iter().all(|entry| {
+                    let known = &schema["properties"][&*entry.key];
+                    match (known, &schema["additionalProperties"]) {
+                        (Value::Null, _) if entry.key.starts_with("x-") => true,
+                        (Value::Null, Value::Bool(false)) => false,
+                        (Value::Null, other) => fits(&entry.node, other, root),
+                        (known, _) => fits(&entry.node, known, root),
+                    }
+                }),
+                tree::Value::Text(_) | tree::Value::Null => {
+                    scalar.and_then(|scalar| scalar.as_u64()).is_none_or(within)
+                }
+            }
+    }
+
+    fn resolved(text: &str) -> Value {
+        match text {
+            "true" => json!(true),
+            "false" => json!(false),
+            text => match text.parse::<u64>() {
+                Ok(number) => json!(number),
+                Err(_) => text
+                    .parse::<f64>()
+                    .map_or_else(|_| json!(text), |number| json!(number)),
+            },
+        }
+    }
+
+    fn fits_schema(yaml: &str) -> bool {
+        let schema = schema();
+        let root = tree::parse(&Source::new("atoll.yaml", yaml)).unwrap();
+        fits(&root.unwrap_or(Node::null()), &schema, &schema)
+    }
+
+    #[test]
+    fn the_schema_takes_what_the_decoder_takes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/config");
+        for name in ["shop", "everything", "block_styles"] {
+            let yaml = fs::read_to_string(folder.join(name)).unwrap();
+            assert!(fits_schema(&yaml), "{name}");
+            let expanded = super::super::tests::expanded(&yaml);
+            assert!(fits_schema(&expanded), "{expanded}");
+        }
+    }
+
+    #[test]
+    fn the_schema_refuses_what_the_decoder_refuses() {
+        for yaml in [
+            "nmae: a",
+            "services: [a]",
+            "services: { a: { command: run, replica: 2 } }",
+            "services: { a: { command: run, image: nginx } }",
+            "services: { a: { command: run, replicas: 5000 } }",
+            "services: { a: { command: run, healthcheck: { test: a } } }",
+            "services: { a: { command: { shell: run } } }",
+            "routes: { /a: { to: a, tiemout: 1s } }",
+            "routes: { /a: { routes: { /b: { to: a, retry: { attempt: 1 } } } } }",
+            "gateway: { limits: { header_count: 0 } }",
+        ] {
+            assert!(!fits_schema(yaml), "{yaml}");
+        }
+    }
+
+    /// That the decoder asks for every key of a table and for no other, it asserts
+    /// itself (`Fields::finish`).
+    #[test]
+    fn tables_are_in_the_schema_by_name() {
+        let schema = schema();
+        let tables = schema["$defs"].as_object().unwrap();
+        for name in [
+            "service",
+            "route",
+            "gateway",
+            "listen",
+            "healthcheck",
+            "match",
+            "backend",
+        ] {
+            let table = &tables[name];
+            assert!(
+                !table["properties"].as_object().unwrap().is_empty(),
+                "{name}"
+            );
+        }
+        let route = &tables["route"]["properties"]["timeouts"];
+        assert_eq!(route["anyOf"][0]["$ref"], "#/$defs/timeouts");
+        assert_eq!(
+            schema["properties"]["services"]["anyOf"][0]["type"],
+            "object"
+        );
+    }
+}

@@ -94,11 +94,20 @@ pub(crate) fn parse(source: &Source) -> Result<Option<Node>, Diagnostic> {
     for event in Parser::new_from_str(&source.text) {
         let (event, marks) = event.map_err(|error| {
             let at = Span::at(error.marker().line(), error.marker().col() + 1);
-            Diagnostic::at(source, at, format!("not YAML: {}", error.info()))
+            let message = match error.info() {
+                // The parser looks ahead, to a limit of its own.
+                "recursion limit exceeded" => too_deep(),
+                info => format!("not YAML: {info}"),
+            };
+            Diagnostic::at(source, at, message)
         })?;
         builder.take(event, span_of(&marks))?;
     }
     Ok(builder.root)
+}
+
+fn too_deep() -> String {
+    format!("nested more than {DEPTH_MAX} deep")
 }
 
 fn span_of(marks: &Marks) -> Span {
@@ -256,7 +265,7 @@ impl Builder<'_> {
             return self.refuse(span, "a key must be text");
         }
         if self.open.len() >= DEPTH_MAX {
-            return self.refuse(span, format!("nested more than {DEPTH_MAX} deep"));
+            return self.refuse(span, too_deep());
         }
         let size = Size { nodes: 1, bytes: 0 };
         self.spend(size, span)?;
@@ -288,8 +297,8 @@ impl Builder<'_> {
             }
         };
         let span = Span {
-            end_line: end.line,
-            end_column: end.column,
+            end_line: end.end_line,
+            end_column: end.end_column,
             ..open.span
         };
         let node = Node {

@@ -180,3 +180,106 @@ pub(crate) fn cidr(raw: &str) -> Result<Cidr, String> {
         false => Err(refuse()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_compose_does_and_written_alike() {
+        let nanos = |raw: &str| duration(raw).map(|d| d.as_nanos());
+        for (raw, expected) in [
+            ("500ms", 500_000_000),
+            ("2s", 2_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1h5m30s20ms", 3_930_020_000_000),
+            ("1.5s", 1_500_000_000),
+            (".5s", 500_000_000),
+            ("10us", 10_000),
+            ("3ns", 3),
+            ("0", 0),
+            ("0s", 0),
+            ("100d", 8_640_000_000_000_000),
+        ] {
+            assert_eq!(nanos(raw), Ok(expected), "{raw}");
+            let again = shown_duration(Duration::from_nanos(u64::try_from(expected).unwrap()));
+            assert_eq!(nanos(&again), Ok(expected), "{again}");
+        }
+        for raw in [
+            "", "2", "s", "2 s", "-2s", "2x", "1.2.3s", "2s3", "101d", "1e3s", ".s",
+        ] {
+            assert!(duration(raw).is_err(), "{raw}");
+        }
+        assert!(duration(&"9".repeat(400)).is_err());
+        assert!(duration(&format!("{}s", "9".repeat(60))).is_err());
+    }
+
+    #[test]
+    fn sizes_are_read_in_steps_of_1024_and_written_alike() {
+        for (raw, expected) in [
+            ("64k", 64 << 10),
+            ("10mb", 10 << 20),
+            ("8MiB", 8 << 20),
+            ("1.5g", 3 << 29),
+            ("12", 12),
+            ("12 B", 12),
+            ("0", 0),
+        ] {
+            assert_eq!(size(raw), Ok(expected), "{raw}");
+            assert_eq!(size(&shown_size(expected)), Ok(expected), "{raw}");
+        }
+        for raw in ["", "k", "-1", "1x", "1kbit", "2048t", "1..5k"] {
+            assert!(size(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_listener_without_a_host_is_loopback() {
+        for (raw, expected) in [
+            ("8080", "127.0.0.1:8080"),
+            (":8080", "127.0.0.1:8080"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("*:80", "0.0.0.0:80"),
+            ("[::]:80", "[::]:80"),
+        ] {
+            assert_eq!(
+                listener(raw).map(|at| at.to_string()),
+                Ok(expected.to_owned())
+            );
+        }
+        for raw in [
+            "", "http", "70000", "::1:80", "host:80", "1.2.3:80", "[::1]", "-1",
+        ] {
+            assert!(listener(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn address_blocks_may_be_one_address() {
+        let shown = |raw: &str| cidr(raw).map(|c| format!("{}/{}", c.address, c.prefix));
+        assert_eq!(shown("10.0.0.0/8"), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(shown("10.0.0.1"), Ok("10.0.0.1/32".to_owned()));
+        assert_eq!(shown("::1"), Ok("::1/128".to_owned()));
+        for raw in [
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "a/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+        ] {
+            assert!(shown(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percent_with_or_without_the_sign() {
+        assert_eq!(percent("20%"), Ok(20));
+        assert_eq!(percent("20"), Ok(20));
+        assert_eq!(percent("100 %"), Ok(100));
+        assert!(percent("101%").is_err() && percent("").is_err() && percent("1.5%").is_err());
+    }
+}

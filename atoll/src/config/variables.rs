@@ -257,3 +257,145 @@ fn name_at(text: &str) -> &str {
         false => &text[..end],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables() -> Variables {
+        let pairs = [
+            ("SET", "value"),
+            ("EMPTY", ""),
+            ("DOLLAR", "$SET ${SET}"),
+            ("PORT", "1"),
+        ];
+        let process = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Variables {
+            process: process.into(),
+            file: BTreeMap::from([("SET".to_owned(), "of the file".to_owned())]),
+        }
+    }
+
+    fn filled(text: &str, keep: Keep) -> String {
+        match interpolate(text, &variables(), keep) {
+            Ok(done) if done.unset.is_empty() => done.text,
+            Ok(done) => format!("{} (unset: {})", done.text, done.unset.join(", ")),
+            Err(why) => format!("error: {why}"),
+        }
+    }
+
+    /// As `docker compose config` answers.
+    #[test]
+    fn variables_are_replaced_as_compose_does() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("$SET and ${SET}", "value and value"),
+            ("$SET-x", "value-x"),
+            ("$SETx", " (unset: SETx)"),
+            ("$$SET $$ $${SET}", "$SET $ ${SET}"),
+            ("${UNSET}", " (unset: UNSET)"),
+            ("${SET:-d}${SET-d}", "valuevalue"),
+            ("${EMPTY:-d}", "d"),
+            ("${EMPTY-d}", ""),
+            ("${UNSET:-d} ${UNSET-d}", "d d"),
+            ("${UNSET:-}", ""),
+            (
+                "${SET:+other} ${EMPTY:+other} ${EMPTY+other}",
+                "other  other",
+            ),
+            ("${UNSET+other}${UNSET:+other}", ""),
+            ("${SET:?no} ${EMPTY?no}", "value "),
+            ("${UNSET:-${SET}}", "value"),
+            ("${UNSET:-a${EMPTY:-b${SET}c}d}e", "abvaluecde"),
+            ("${UNSET:-$SET}", "value"),
+            ("${UNSET:-$$}", "$"),
+            ("${UNSET:-a:-b}", "a:-b"),
+            ("${UNSET:-{}}", "{}"),
+            // A value is not looked into again.
+            ("$DOLLAR", "$SET ${SET}"),
+            ("ünï${SET}cödé", "ünïvaluecödé"),
+            (
+                "${EMPTY:?it is ${SET}}",
+                "error: the variable `EMPTY` is not set: it is value",
+            ),
+            (
+                "${UNSET?}",
+                "error: the variable `UNSET` is not set: it is required",
+            ),
+        ] {
+            assert_eq!(filled(text, Keep::Nothing), expected, "{text}");
+        }
+        for text in [
+            "$", "a $ b", "$1", "${", "${}", "${1}", "${A", "${A:}", "${A:=b}", "${A!}", "${ A}",
+        ] {
+            assert!(filled(text, Keep::Nothing).starts_with("error"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_replica_is_given_is_left_to_it_in_commands() {
+        for (text, expected) in [
+            (
+                "run $PORT ${PORT} ${PORT:-80} $PORTS",
+                "run $PORT ${PORT} ${PORT:-80}  (unset: PORTS)",
+            ),
+            (
+                "$ATOLL_SERVICE $ATOLL_INSTANCE $SET",
+                "$ATOLL_SERVICE $ATOLL_INSTANCE value",
+            ),
+            ("${UNSET:-$PORT}0", "${PORT}0"),
+        ] {
+            assert_eq!(filled(text, Keep::ForShell), expected, "{text}");
+        }
+        assert_eq!(
+            filled("--port=$PORT ${PORT}", Keep::ForFleet),
+            "--port=$PORT ${PORT}"
+        );
+        assert!(filled("$ATOLL_SERVICE", Keep::ForFleet).contains("needs a shell"));
+        assert!(filled("${PORT:-80}", Keep::ForFleet).contains("needs a shell"));
+        assert_eq!(filled("$PORT", Keep::Nothing), "1");
+    }
+
+    #[test]
+    fn what_is_escaped_is_read_back_alike() {
+        for keep in [Keep::Nothing, Keep::ForShell, Keep::ForFleet] {
+            for text in [
+                "",
+                "$",
+                "$$",
+                "$PORT",
+                "${PORT}",
+                "$$PORT",
+                "${PORT:-1}",
+                "$PORTS",
+                "a$ATOLL_SERVICE",
+                "${UNSET",
+                "$SET $1 $? \\$ ü$",
+            ] {
+                let escaped = escape(text, keep);
+                assert_eq!(filled(&escaped, keep), text, "{escaped}");
+            }
+        }
+        assert_eq!(
+            escape("run --port $PORT", Keep::ForShell),
+            "run --port $PORT"
+        );
+    }
+
+    #[test]
+    fn nesting_and_growth_are_bounded() {
+        let nested = |depth: usize| format!("{}{}", "${UNSET:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(filled(&nested(16), Keep::Nothing), "");
+        assert!(filled(&nested(100_000), Keep::Nothing).contains("nested"));
+        let long = Variables {
+            process: BTreeMap::from([("LONG".to_owned(), "x".repeat(10_000))]),
+            file: BTreeMap::new(),
+        };
+        let text = "$LONG".repeat(1000);
+        assert!(
+            interpolate(&text, &long, Keep::Nothing)
+                .unwrap_err()
+                .contains("bytes")
+        );
+    }
+}

@@ -151,3 +151,21 @@ fn quoted(text: &str) -> String {
     quoted.push('"');
     quoted
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_written_readably() {
+        let value = json!({
+            "name": "shop", "none": null, "empty": {}, "list": [], "number": 2, "flag": true,
+            "no": "no", "text": "a: b", "2": "3", "/users/{id}": { "to": [{ "service": "a", "weight": 1 }, "b"] },
+        });
+        let expected = "name: shop\nnone: null\nempty: {}\nlist: []\nnumber: 2\nflag: true\n\"no\": \"no\"\ntext: \"a: b\"\n\"2\": \"3\"\n\"/users/{id}\":\n  to:\n    - service: a\n      weight: 1\n    - b\n";
+        assert_eq!(to_yaml(&value), expected);
+        assert_eq!(to_yaml(&json!({})), "{}\n");
+    }
+}

@@ -1,0 +1,144 @@
+//! A smoke run of the fuzz targets: their corpus, and mutations of it from a fixed
+//! seed, unguided. `fuzz/` has the same targets for libFuzzer.
+
+use std::fs;
+use std::path::Path;
+
+use atoll_runtime::Random;
+
+/// Mutated inputs for each target; a few seconds.
+const INPUTS: usize = 3_000;
+
+/// Longest input: long ones cost time and find little.
+const INPUT_BYTES_MAX: usize = 8 * 1024;
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
+    let files =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<_> = files.map(|file| file.expect("an entry").path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 5, "the corpus of {target} is gone");
+    paths
+        .iter()
+        .map(|path| fs::read(path).expect("a corpus file"))
+        .collect()
+}
+
+/// One of the corpus with some bytes changed, doubled, taken away or exchanged for
+/// pieces of others and of `words`.
+fn mutated(corpus: &[Vec<u8>], words: &[&[u8]], random: &mut Random) -> Vec<u8> {
+    let mut input = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(6) {
+        let at = random.below(input.len() + 1);
+        let length = random.below(24).min(input.len() - at);
+        let word = words[random.below(words.len())];
+        match random.below(6) {
+            0 => {
+                input.drain(at..at + length);
+            }
+            1 => input.insert(at, random.bits().to_le_bytes()[0]),
+            2 => {
+                input.splice(at..at + length, word.iter().copied());
+            }
+            3 => {
+                let twice = input[at..at + length].repeat(2);
+                input.splice(at..at + length, twice);
+            }
+            4 => {
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len() + 1);
+                let to = other.len().min(from + random.below(200));
+                input.splice(at..at + length, other[from..to].iter().copied());
+            }
+            _ => {
+                input.splice(at..at, word.iter().copied());
+            }
+        }
+    }
+    input.truncate(INPUT_BYTES_MAX);
+    input
+}
+
+fn smoke(target: &str, words: &[&[u8]], check: fn(&[u8])) {
+    let corpus = corpus(target);
+    corpus.iter().for_each(|input| check(input));
+    let mut random = Random::from_seed(4);
+    for _ in 0..INPUTS {
+        let input = mutated(&corpus, words, &mut random);
+        let held = std::panic::catch_unwind(|| check(&input));
+        assert!(
+            held.is_ok(),
+            "the input: {:?}",
+            String::from_utf8_lossy(&input)
+        );
+    }
+}
+
+#[test]
+fn any_bytes_may_be_a_configuration() {
+    const WORDS: [&[u8]; 40] = [
+        b"$",
+        b"${",
+        b"}",
+        b"$$",
+        b"${SET}",
+        b"$PORT",
+        b"${NUMBER}",
+        b"&a ",
+        b"*a",
+        b"<<: ",
+        b": ",
+        b"\n",
+        b"\n  ",
+        b"\n    ",
+        b"- ",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b"\"",
+        b"'",
+        b"|\n",
+        b">-\n",
+        b"!!str ",
+        b"!x ",
+        b"---\n",
+        b"...\n",
+        b"# ",
+        b"\xff",
+        b"\xe2\x80\xa8",
+        b"\x00",
+        b"\t",
+        b"null",
+        b"~",
+        b"0",
+        b"services:",
+        b"routes:",
+        b"/{p*}",
+        b"x-a: ",
+        b"\r\n",
+    ];
+    smoke("config", &WORDS, atoll::config::fuzz);
+}
+
+#[test]
+fn any_bytes_may_begin_a_connection() {
+    const WORDS: [&[u8]; 12] = [
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b":",
+        b" ",
+        b"\t",
+        b"Host: a\r\n",
+        b"Content-Length: 1\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        b"\x00",
+        b"\x80",
+    ];
+    smoke("request_head", &WORDS, atoll_gateway::fuzz_request_head);
+}
