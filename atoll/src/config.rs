@@ -268,7 +268,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
     }
     let mut watched = Vec::new();
     let mut services = Vec::new();
-    let mut names: Vec<&str> = Vec::new();
+    let mut names = resolve::Names::default();
     if let Some(entries) = fields.get("services").and_then(|node| cx.map(node)) {
         for entry in entries {
             names.push(&entry.key);
@@ -283,12 +283,10 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
     fields.finish();
     let routes = routes.unwrap_or_default();
     let config = resolve::gateway(cx, routes, &settings);
-    let order = services
-        .iter()
-        .map(|placed| placed.name().clone())
-        .collect();
+    let mut order = Vec::new();
     let (mut workloads, mut external) = (Vec::new(), Vec::new());
     for placed in services {
+        order.push(placed.name().clone());
         match placed.service {
             service::Service::Ours(workload) => workloads.push(workload),
             service::Service::Elsewhere(elsewhere) => external.push(elsewhere),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Problems, suggestion};
+use super::diagnostic::{Diagnostic, Problems, Severity, suggestion};
 use super::keys::{Effect, Key, Kind, Object, is_extension};
 use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
@@ -45,8 +45,17 @@ impl Context<'_> {
         self.problems.borrow_mut().push(diagnostic);
     }
 
+    /// Reports an error, which costs nothing once there are more than are shown.
+    fn error_as(&self, span: Span, write: impl FnOnce(&Source) -> Diagnostic) {
+        let room = self.problems.borrow_mut().room(Severity::Error);
+        if room {
+            debug_assert!(span.line > 0, "an error needs a place");
+            self.report(write(self.source));
+        }
+    }
+
     pub(crate) fn error(&self, span: Span, message: impl Into<String>) {
-        self.report(Diagnostic::at(self.source, span, message));
+        self.error_as(span, |source| Diagnostic::at(source, span, message));
     }
 
     pub(crate) fn error_with(
@@ -55,11 +64,36 @@ impl Context<'_> {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        self.report(Diagnostic::at(self.source, span, message).hint(hint));
+        self.error_as(span, |source| {
+            Diagnostic::at(source, span, message).hint(hint)
+        });
+    }
+
+    /// Reports that `given`, a `what`, is none of `known`, and which it may have been.
+    pub(crate) fn unknown(&self, span: Span, what: &str, given: &str, known: &[&str]) {
+        self.error_as(span, |source| {
+            let message = format!("unknown {what} `{given}`");
+            Diagnostic::at(source, span, message).hint(suggestion(given, known))
+        });
     }
 
     pub(crate) fn warn(&self, span: Span, message: impl Into<String>) {
-        self.report(Diagnostic::at(self.source, span, message).warning());
+        if self.problems.borrow_mut().room(Severity::Warning) {
+            self.report(Diagnostic::at(self.source, span, message).warning());
+        }
+    }
+
+    /// Counts bytes that were not in the file; whether there may be that many.
+    pub(crate) fn spend(&self, span: Span, bytes: usize) -> bool {
+        let mut spent = self.spent.borrow_mut();
+        *spent += bytes;
+        if *spent > TEXT_BYTES_MAX {
+            self.error(
+                span,
+                format!("with its variables the file has more than {TEXT_BYTES_MAX} bytes"),
+            );
+        }
+        *spent <= TEXT_BYTES_MAX
     }
 
     /// Reports what `result` says; `what` names the value.
@@ -87,13 +121,7 @@ impl Context<'_> {
                 format!("the variable `{name}` is not set; it is left empty"),
             );
         }
-        let mut spent = self.spent.borrow_mut();
-        *spent += done.text.len();
-        if *spent > TEXT_BYTES_MAX {
-            self.error(
-                node.span,
-                format!("with its variables the file has more than {TEXT_BYTES_MAX} bytes"),
-            );
+        if !self.spend(node.span, done.text.len()) {
             return None;
         }
         if done.text.contains('\0') {
@@ -111,11 +139,7 @@ impl Context<'_> {
     pub(crate) fn words(&self, node: &Node) -> Option<Word> {
         let word = self.text(node)?;
         if word.text.trim().is_empty() {
-            let empty = Diagnostic::at(self.source, node.span, "this is empty");
-            self.report(match word.unset.first() {
-                Some(name) => empty.hint(format!("the variable `{name}` is not set")),
-                None => empty,
-            });
+            self.error_of(&word, "this is empty");
             return None;
         }
         Some(word)
@@ -132,12 +156,22 @@ impl Context<'_> {
             true => format!("this is empty: {why}"),
             false => format!("`{shown}`: {why}"),
         };
-        let wrong = Diagnostic::at(self.source, node.span, message);
-        self.report(match word.unset.first() {
-            Some(name) => wrong.hint(format!("the variable `{name}` is not set")),
-            None => wrong,
-        });
+        self.error_of(&word, message);
         None
+    }
+
+    /// Says beside what is wrong which variable might be to blame.
+    fn error_of(&self, word: &Word, message: impl Into<String>) {
+        match word.unset.first() {
+            Some(name) => {
+                self.error_with(
+                    word.span,
+                    message,
+                    format!("the variable `{name}` is not set"),
+                );
+            }
+            None => self.error(word.span, message),
+        }
     }
 
     pub(crate) fn duration(&self, node: &Node) -> Option<Duration> {
@@ -173,8 +207,7 @@ impl Context<'_> {
         let word = self.text(node)?;
         let known = words.iter().find(|known| **known == word.text);
         if known.is_none() {
-            let message = format!("unknown value `{}`", word.text);
-            self.error_with(node.span, message, suggestion(&word.text, words));
+            self.unknown(node.span, "value", &word.text, words);
         }
         known.copied()
     }
@@ -262,11 +295,7 @@ impl<'n> Fields<'n> {
                         *instead,
                     );
                 }
-                None => cx.error_with(
-                    entry.key_span,
-                    format!("unknown key `{}`", entry.key),
-                    suggestion(&entry.key, &object.names()),
-                ),
+                None => cx.unknown(entry.key_span, "key", &entry.key, &object.names()),
             }
         }
         Some(Self {

@@ -274,6 +274,19 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
+    /// Whether another of this kind will be kept; if not, it is counted here.
+    pub(crate) fn room(&mut self, severity: Severity) -> bool {
+        let kept = match severity {
+            Severity::Error => self.errors.len(),
+            Severity::Warning => self.warnings.len(),
+        };
+        let room = kept < SHOWN_MAX;
+        if !room && severity == Severity::Error {
+            self.further += 1;
+        }
+        room
+    }
+
     pub(crate) fn push(&mut self, found: Diagnostic) {
         let list = match found.severity {
             Severity::Error => &mut self.errors,

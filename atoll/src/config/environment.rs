@@ -29,7 +29,8 @@ pub(crate) fn pairs(cx: &Context<'_>, node: &Node, purpose: Pairs) -> BTreeMap<S
             (Some(value), _) => value,
             (None, Pairs::Free) => String::new(),
             (None, Pairs::Environment) => match cx.variables.get(name) {
-                Some(value) => value.to_owned(),
+                Some(value) if cx.spend(span, value.len()) => value.to_owned(),
+                Some(_) => return,
                 None => {
                     let message =
                         format!("the variable `{name}` is not set; the service gets none");
@@ -177,6 +178,10 @@ fn env_file(
             return None;
         }
     };
+    let bytes = found.iter().map(|(name, value)| name.len() + value.len());
+    if !cx.spend(word.span, bytes.sum()) {
+        return None;
+    }
     if let Some(given) = GIVEN.iter().find(|name| found.contains_key(**name)) {
         cx.error(
             word.span,

@@ -55,15 +55,17 @@ impl Loaded {
         }
         all.insert("gateway".to_owned(), self.gateway_expanded());
         let mut services = Map::new();
+        let ours = self
+            .workloads
+            .iter()
+            .map(|one| (&one.service, workload_expanded(one, secrets)));
+        let elsewhere = self.external.iter();
+        let elsewhere = elsewhere.map(|one| (&one.service, external_expanded(one, secrets)));
+        let mut expanded: BTreeMap<_, _> = ours.chain(elsewhere).collect();
         for name in &self.order {
-            let ours = self.workloads.iter().find(|ours| ours.service == *name);
-            let elsewhere = self.external.iter().find(|other| other.service == *name);
-            let value = match (ours, elsewhere) {
-                (Some(workload), _) => workload_expanded(workload, secrets),
-                (None, Some(external)) => external_expanded(external, secrets),
-                (None, None) => continue,
-            };
-            services.insert(name.to_string(), value);
+            if let Some(value) = expanded.remove(name) {
+                services.insert(name.to_string(), value);
+            }
         }
         all.insert("services".to_owned(), Value::Object(services));
         let routes = self.gateway.routes.iter();

@@ -3,6 +3,9 @@
 use atoll_gateway::config::{Hostname, PathMatch, Segment};
 use http::Method;
 
+/// Longest path pattern, its groups' prefixes included.
+pub(crate) const PATH_BYTES_MAX: usize = 1000;
+
 /// What a route's key says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RouteKey {
@@ -88,6 +91,9 @@ pub(crate) fn path(raw: &str) -> Result<PathMatch, String> {
     let Some(inner) = raw.strip_prefix('/') else {
         return Err(format!("a path begins with `/`: `/{raw}`"));
     };
+    if raw.len() > PATH_BYTES_MAX {
+        return Err(format!("a path may have at most {PATH_BYTES_MAX} bytes"));
+    }
     let segments = match inner {
         "" => Vec::new(),
         inner => inner.split('/').map(segment).collect::<Result<_, _>>()?,

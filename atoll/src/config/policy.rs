@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::decode::{Context, Fields, number};
 use super::keys;
+use super::pattern;
 use super::source::Span;
 use super::tree::{Node, Value};
 
@@ -114,6 +115,17 @@ impl Policies {
         }
     }
 
+    /// Bytes of all that is edited.
+    pub(crate) fn header_bytes(&self) -> usize {
+        let edits = [&self.request_headers, &self.response_headers];
+        let pairs = edits
+            .iter()
+            .flat_map(|edit| edit.set.iter().chain(&edit.add));
+        let pairs = pairs.map(|(name, value)| name.as_str().len() + value.len() + 64);
+        let removed = edits.iter().flat_map(|edit| &edit.remove);
+        pairs.sum::<usize>() + removed.map(|name| name.as_str().len() + 64).sum::<usize>()
+    }
+
     pub(crate) fn timeouts(&self) -> Timeouts {
         let usual = Timeouts::default();
         Timeouts {
@@ -181,7 +193,9 @@ fn balance(cx: &Context<'_>, node: &Node) -> Option<Balance> {
     let word = cx.text(key)?;
     let parsed = match word.text.split_once(':') {
         Some(("header", name)) => header_name(name).map(HashKey::Header),
-        Some(("cookie", name)) if is_token(name) => Ok(HashKey::Cookie(name.to_owned())),
+        Some(("cookie", name)) if is_token(name) && name.len() <= 256 => {
+            Ok(HashKey::Cookie(name.to_owned()))
+        }
         Some(("cookie", name)) => Err(format!("`{name}` is not a cookie's name")),
         None if word.text == "client.ip" => Ok(HashKey::ClientIp),
         _ => Err(format!(
@@ -213,11 +227,12 @@ fn rewrite(cx: &Context<'_>, node: &Node) -> Option<Rewrite> {
         }),
         (None, Some(template)) => {
             let template = template?;
-            let visible = template
-                .text
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && b != b'#');
-            if !visible {
+            let visible = |b: u8| b.is_ascii_graphic() && b != b'#';
+            if template.text.len() > pattern::PATH_BYTES_MAX {
+                let message = format!("a path may have at most {} bytes", pattern::PATH_BYTES_MAX);
+                cx.error(template.span, message);
+            }
+            if !template.text.bytes().all(visible) {
                 cx.error(
                     template.span,
                     "a path is visible ASCII without `#`; encode the rest as %XX",

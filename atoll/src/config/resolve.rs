@@ -1,7 +1,7 @@
 //! What only shows when the whole file is known: dependencies, ports, and what
 //! the gateway itself says of its routes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use atoll_fleet::workload::{Condition, RestartPolicy};
@@ -11,15 +11,46 @@ use atoll_model::{Catalog, ServiceName};
 
 use super::Listen;
 use super::decode::Context;
-use super::diagnostic::suggestion;
 use super::gateway::Gateway;
 use super::route;
 use super::service::{Dependency, Placed, Service};
 use super::source::Span;
 
-/// Looks up dependencies and compares ports. `names` are the keys of all services,
-/// those that could not be decoded included.
-pub(crate) fn services(cx: &Context<'_>, services: &mut [Placed], names: &[&str], listen: Listen) {
+/// The services of the file, those that could not be decoded included.
+#[derive(Debug, Default)]
+pub(crate) struct Names<'f> {
+    written: Vec<&'f str>,
+    /// Names are compared without case.
+    lower: HashSet<String>,
+}
+
+impl<'f> Names<'f> {
+    pub(crate) fn push(&mut self, name: &'f str) {
+        self.written.push(name);
+        self.lower.insert(name.to_ascii_lowercase());
+    }
+
+    /// Whether there is such a service; reports if not.
+    pub(crate) fn check(&self, cx: &Context<'_>, name: &str, span: Span) -> bool {
+        let known = self.has(name);
+        if !known {
+            cx.unknown(span, "service", name, &self.written);
+        }
+        known
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.lower.contains(&name.to_ascii_lowercase())
+    }
+}
+
+/// Looks up dependencies and compares ports.
+pub(crate) fn services(
+    cx: &Context<'_>,
+    services: &mut [Placed],
+    names: &Names<'_>,
+    listen: Listen,
+) {
     twice(cx, services);
     ports(cx, services, listen);
     let restarts: BTreeMap<ServiceName, Option<RestartPolicy>> = services
@@ -97,23 +128,16 @@ fn look_up(
     cx: &Context<'_>,
     own: &ServiceName,
     dependency: &Dependency,
-    names: &[&str],
+    names: &Names<'_>,
     restarts: &BTreeMap<ServiceName, Option<RestartPolicy>>,
 ) -> Option<ServiceName> {
     let Dependency { service, span, .. } = dependency;
-    if !names.iter().any(|name| name.eq_ignore_ascii_case(service)) {
-        if !dependency.required {
-            cx.warn(
-                *span,
-                format!("there is no service `{service}`; nothing waits for it"),
-            );
-            return None;
-        }
-        cx.error_with(
-            *span,
-            format!("unknown service `{service}`"),
-            suggestion(service, names),
-        );
+    if !dependency.required && !names.has(service) {
+        let message = format!("there is no service `{service}`; nothing waits for it");
+        cx.warn(*span, message);
+        return None;
+    }
+    if !names.check(cx, service, *span) {
         return None;
     }
     let name = service.parse::<ServiceName>().ok()?;
@@ -143,42 +167,50 @@ fn look_up(
 
 /// Reports one circle of services that wait for each other.
 fn cycles(cx: &Context<'_>, services: &[Placed]) {
-    let mut waiting: BTreeMap<&ServiceName, (Vec<&ServiceName>, &Placed)> = BTreeMap::new();
+    let mut waiting: BTreeMap<&ServiceName, (usize, &Placed)> = BTreeMap::new();
+    let mut awaited_by: BTreeMap<&ServiceName, Vec<&ServiceName>> = BTreeMap::new();
     for placed in services {
         if let Service::Ours(workload) = &placed.service {
-            let on = workload.depends_on.keys().collect();
-            waiting.insert(&workload.service, (on, placed));
+            waiting.insert(&workload.service, (workload.depends_on.len(), placed));
+            for on in workload.depends_on.keys() {
+                awaited_by.entry(on).or_default().push(&workload.service);
+            }
         }
     }
     // Whoever waits for nobody that is left may start.
-    loop {
-        let free: Vec<_> = waiting
-            .iter()
-            .filter(|(_, (on, _))| !on.iter().any(|name| waiting.contains_key(name)))
-            .map(|(name, _)| *name)
-            .collect();
-        if free.is_empty() {
-            break;
-        }
-        for name in free {
-            waiting.remove(name);
+    let free = waiting.iter().filter(|(_, (on, _))| *on == 0);
+    let mut free: Vec<_> = free.map(|(name, _)| *name).collect();
+    while let Some(name) = free.pop() {
+        waiting.remove(name);
+        for by in awaited_by.get(name).into_iter().flatten() {
+            if let Some((left, _)) = waiting.get_mut(by) {
+                *left -= 1;
+                if *left == 0 {
+                    free.push(by);
+                }
+            }
         }
     }
     let Some((&start, _)) = waiting.first_key_value() else {
         return;
     };
-    let mut path = vec![start];
-    while let Some(next) = path
-        .last()
-        .and_then(|last| waiting.get(last))
-        .and_then(|(on, _)| on.iter().find(|name| waiting.contains_key(*name)))
-    {
-        if let Some(at) = path.iter().position(|name| name == next) {
-            path.drain(..at);
-            path.push(next);
+    // Each that is left waits for another that is left, so this comes round.
+    let mut path = Vec::new();
+    let mut places = BTreeMap::new();
+    let mut next = Some(start);
+    while let Some(name) = next {
+        path.push(name);
+        if let Some(begin) = places.insert(name, path.len() - 1) {
+            path.drain(..begin);
             break;
         }
-        path.push(next);
+        let on = waiting
+            .get(name)
+            .and_then(|(_, placed)| match &placed.service {
+                Service::Ours(workload) => Some(workload.depends_on.keys()),
+                Service::Elsewhere(_) => None,
+            });
+        next = on.into_iter().flatten().find(|on| waiting.contains_key(on));
     }
     let [first, second, ..] = path[..] else {
         return;
@@ -189,7 +221,8 @@ fn cycles(cx: &Context<'_>, services: &[Placed]) {
         let found = on.find(|on| second.as_str().eq_ignore_ascii_case(&on.service));
         found.map_or(placed.span, |on| on.span)
     });
-    let shown: Vec<_> = path.iter().map(|name| format!("`{name}`")).collect();
+    let shown = path.iter().take(20).map(|name| format!("`{name}`"));
+    let shown: Vec<_> = shown.collect();
     if let Some(span) = span {
         cx.error(
             span,
@@ -207,13 +240,16 @@ pub(crate) fn gateway(cx: &Context<'_>, routes: Vec<route::Placed>, settings: &G
         access_log: settings.access_log.clone(),
         limits: settings.limits.clone(),
     };
+    // The last of a name is the one that the gateway refuses.
+    let places: HashMap<_, _> = config
+        .routes
+        .iter()
+        .zip(&spans)
+        .map(|(route, span)| ((&route.origin[..], &route.name[..]), *span))
+        .collect();
     let span_of = |origin: &str, name: &str| {
-        // The last of a name is the one that the gateway refuses.
-        let at = config
-            .routes
-            .iter()
-            .rposition(|route| route.origin == origin && route.name == name);
-        at.map_or_else(|| Span::at(1, 1), |at| spans[at])
+        let place = places.get(&(origin, name)).copied();
+        place.unwrap_or_else(|| Span::at(1, 1))
     };
     match Snapshot::compile(Arc::new(config.clone()), 0, &Catalog::default(), None) {
         Ok(snapshot) => {

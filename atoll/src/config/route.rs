@@ -9,15 +9,19 @@ use atoll_model::ServiceName;
 use http::{HeaderName, Method};
 
 use super::decode::{Context, Fields, Word, number};
-use super::diagnostic::suggestion;
 use super::keys;
 use super::pattern::{self, RouteKey};
 use super::policy::{Policies, header_name, once};
+use super::resolve::Names;
 use super::source::Span;
 use super::tree::{Entry, Node, Value};
 
 /// Routes that one file may have, as many as the router was measured with and more.
 const ROUTES_MAX: usize = 20_000;
+
+/// Bytes of hosts and edited headers that all routes together may have, each with
+/// what it inherits.
+const INHERITED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes that a route's name may have, all its groups' keys together.
 const NAME_BYTES_MAX: usize = 900;
@@ -45,7 +49,7 @@ pub(crate) fn decode(
     cx: &Context<'_>,
     node: &Node,
     policies: Policies,
-    services: &[&str],
+    services: &Names<'_>,
     file_name: &str,
 ) -> Vec<Placed> {
     let mut routes = Routes {
@@ -53,6 +57,7 @@ pub(crate) fn decode(
         services,
         file_name,
         found: Vec::new(),
+        inherited_bytes: 0,
     };
     let top = Group {
         policies,
@@ -64,9 +69,10 @@ pub(crate) fn decode(
 
 struct Routes<'a> {
     cx: &'a Context<'a>,
-    services: &'a [&'a str],
+    services: &'a Names<'a>,
     file_name: &'a str,
     found: Vec<Placed>,
+    inherited_bytes: usize,
 }
 
 impl Routes<'_> {
@@ -74,6 +80,10 @@ impl Routes<'_> {
         for entry in self.cx.map(node).unwrap_or_default() {
             if self.found.len() >= ROUTES_MAX {
                 let message = format!("more than {ROUTES_MAX} routes");
+                return self.cx.error(entry.key_span, message);
+            }
+            if self.inherited_bytes > INHERITED_BYTES_MAX {
+                let message = "too much in all: hosts and headers of the groups are taken over by each of their routes";
                 return self.cx.error(entry.key_span, message);
             }
             self.entry(entry, group);
@@ -150,13 +160,11 @@ impl Routes<'_> {
         match (fields.get("hostnames"), of_key) {
             (Some(node), _) => {
                 let words = cx.texts(node).into_iter();
-                let mut hosts = Vec::new();
-                for word in words {
-                    let host = cx.ok(word.span, pattern::hostname(&word.text))?;
-                    if !hosts.contains(&host) {
-                        hosts.push(host);
-                    }
-                }
+                let hosts = words.map(|word| cx.ok(word.span, pattern::hostname(&word.text)));
+                let hosts: Option<Vec<_>> = hosts.collect();
+                let mut seen = HashSet::new();
+                let mut hosts = hosts?;
+                hosts.retain(|host| seen.insert(host.clone()));
                 Some(hosts)
             }
             (None, Some(host)) => Some(vec![host.clone()]),
@@ -244,6 +252,7 @@ impl Routes<'_> {
             );
             return self.cx.error(entry.key_span, message);
         }
+        self.inherited_bytes += policies.header_bytes() + hostnames.len() * 64;
         let route = Route {
             name: key.name.clone(),
             hostnames,
@@ -268,9 +277,10 @@ impl Routes<'_> {
         let cx = self.cx;
         let mut all = true;
         let mut backends: Vec<Backend> = Vec::new();
+        let mut seen = HashSet::new();
         let mut push = |found: Option<(ServiceName, u32)>, span: Span| match found {
             Some((service, weight)) => {
-                if backends.iter().any(|known| known.service == service) {
+                if !seen.insert(service.clone()) {
                     cx.error(span, format!("the service `{service}` stands here twice"));
                 }
                 backends.push(Backend { service, weight });
@@ -327,14 +337,7 @@ impl Routes<'_> {
     }
 
     fn service(&self, word: Word) -> Option<ServiceName> {
-        let known = self
-            .services
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(&word.text));
-        if !known {
-            let message = format!("unknown service `{}`", word.text);
-            self.cx
-                .error_with(word.span, message, suggestion(&word.text, self.services));
+        if !self.services.check(self.cx, &word.text, word.span) {
             return None;
         }
         let name = word.text.parse::<ServiceName>();

@@ -1,12 +1,11 @@
 //! `services:`, as the fleet and the registry take them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use atoll_fleet::workload::{CommandLine, Condition, RestartPolicy, Workload};
 use atoll_model::{Address, ServiceName};
 
 use super::decode::{Context, Fields};
-use super::diagnostic::suggestion;
 use super::environment::{Pairs, pairs, variables};
 use super::health::{Checked, decode as decode_health};
 use super::keys;
@@ -119,16 +118,14 @@ fn external(
         Some(_) => fields.count(cx, "weight").unwrap_or(1),
         None => 1,
     };
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let mut seen = HashSet::new();
+    let mut endpoints = Vec::new();
     if let Some(node) = fields.get("endpoints") {
         for item in cx.list(node)? {
             let Some(endpoint) = endpoint(cx, item, usual) else {
                 continue;
             };
-            if endpoints
-                .iter()
-                .any(|known| known.address == endpoint.address)
-            {
+            if !seen.insert(endpoint.address.clone()) {
                 cx.error(
                     item.span,
                     format!("the endpoint `{}` stands here twice", endpoint.address),
@@ -384,8 +381,7 @@ fn restart(cx: &Context<'_>, node: &Node) -> Option<RestartPolicy> {
             "on-failure:3",
             "no",
         ];
-        let message = format!("unknown value `{}`", word.text);
-        cx.error_with(word.span, message, suggestion(&word.text, &known));
+        cx.unknown(word.span, "value", &word.text, &known);
     }
     most.map(|most| RestartPolicy::OnFailure {
         restarts_max: Some(most),

@@ -16,6 +16,8 @@ pub(crate) struct Source {
     /// As the user named it.
     pub(crate) name: Arc<str>,
     pub(crate) text: Arc<str>,
+    /// Where each line begins.
+    lines: Arc<[usize]>,
 }
 
 /// A stretch of a source: lines from 1, columns from 1, in characters; the end is
@@ -42,9 +44,12 @@ impl Span {
 
 impl Source {
     pub(crate) fn new(name: &str, text: &str) -> Self {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
         Self {
             name: name.into(),
-            text: text.strip_prefix('\u{feff}').unwrap_or(text).into(),
+            text: text.into(),
+            lines: std::iter::once(0).chain(ends).collect(),
         }
     }
 
@@ -81,8 +86,9 @@ impl Source {
 
     /// Line `number`, from 1, without its end.
     pub(crate) fn line(&self, number: usize) -> &str {
-        let line = self.text.split('\n').nth(number.saturating_sub(1));
-        let line = line.unwrap_or_default();
+        let start = self.lines.get(number.saturating_sub(1)).copied();
+        let line = start.map_or("", |start| &self.text[start..]);
+        let line = line.split('\n').next().unwrap_or_default();
         line.strip_suffix('\r').unwrap_or(line)
     }
 }

@@ -463,17 +463,35 @@ fn hostile_files_are_refused_quickly_and_clearly() {
     };
     let long = "y".repeat(100_000);
     let text_bomb = format!("x-a: &a {long}\nx-b: [{}]\n", vec!["*a"; 1000].join(", "));
-    let merges = "x-a: &a { b: 1 }\nx-b:\n".to_owned() + &"  - { <<: *a }\n".repeat(40_000);
+    let merges = "x-a: &a { b: 1 }\nx-b:\n".to_owned() + &"  - { <<: *a }\n".repeat(60_000);
     let variables = format!("name: {}{}", "${A:-".repeat(100_000), "}".repeat(100_000));
     let wide = "q: 1\n".repeat(100_000);
     let errors = "services:\n".to_owned()
         + &(0..20_000)
             .map(|n| format!("  s{n}: {{ x: 1 }}\n"))
             .collect::<String>();
+    let inherited = {
+        let hosts: String = (0..5_000).map(|n| format!("h{n}.x,")).collect();
+        let routes: String = (0..15_000).map(|n| format!("      /{n}: a\n")).collect();
+        format!(
+            "services: {{ a: {{ command: run }} }}\nroutes:\n  /g:\n    hostnames: [{hosts}]\n    routes:\n{routes}"
+        )
+    };
+    let unknown: String = (0..20_000)
+        .map(|n| format!("  s{n}: {{ command: run, depends_on: [t{n}] }}\n"))
+        .collect();
+    let chain: String = (0..20_000)
+        .map(|n| {
+            format!(
+                "  s{n}: {{ command: run, depends_on: [s{}] }}\n",
+                (n + 1) % 20_000
+            )
+        })
+        .collect();
     for (yaml, expected) in [
         (bomb, "aliases repeat"),
         (text_bomb, "aliases repeat"),
-        (merges, "more than 100000 values"),
+        (merges, "more than 200000 values"),
         ("[".repeat(500_000), "nested more than"),
         ("- ".repeat(100_000), "nested more than"),
         ("{a: ".repeat(200_000), "nested more than"),
@@ -482,6 +500,9 @@ fn hostile_files_are_refused_quickly_and_clearly() {
         (variables, "nested more than"),
         (wide, "stands here twice"),
         (errors, "more errors"),
+        (inherited, "hosts and headers of the groups"),
+        (format!("services:\n{unknown}"), "more errors"),
+        (format!("services:\n{chain}"), "wait for each other"),
         (format!("{}: 1", "k".repeat(2000)), "not YAML"),
         (
             format!("? {}\n: 1", "k".repeat(2000)),

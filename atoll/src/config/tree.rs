@@ -16,7 +16,7 @@ use super::source::{Source, Span};
 const DEPTH_MAX: usize = 48;
 
 /// Nodes, each alias counted as all that it stands for.
-const NODES_MAX: usize = 100_000;
+const NODES_MAX: usize = 200_000;
 
 /// Bytes of text, each alias counted likewise.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
