@@ -261,8 +261,10 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         .and_then(|node| gateway::gateway(cx, node))
         .unwrap_or_default();
     let leaves_loopback = listen.gateway.is_some_and(|at| !at.ip().is_loopback());
-    if leaves_loopback && !settings.per_client_given {
-        // One client must not be able to take every connection there is.
+    let direct = settings.trusted_proxies.is_empty();
+    if leaves_loopback && direct && !settings.per_client_given {
+        // One client must not be able to take every connection there is; behind a
+        // proxy, all of them are its.
         let limits = &mut settings.limits;
         limits.connections_per_client_max = (limits.connections_max / 10).max(1);
     }
@@ -355,6 +357,7 @@ impl Loaded {
             ("listen.gateway", self.listen.gateway != old.listen.gateway),
             ("listen.console", self.listen.console != old.listen.console),
             ("admin_token", self.admin_token != old.admin_token),
+            ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];
         let changed = changed.iter().filter(|(_, changed)| *changed);
         changed.map(|(key, _)| (*key).to_owned()).collect()

@@ -13,7 +13,7 @@ use super::keys::{Effect, Key, Kind, Object, is_extension};
 use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::value;
-use super::variables::{Keep, Variables, interpolate};
+use super::variables::{GIVEN, Keep, Variables, interpolate};
 
 /// Bytes that all texts together may have once variables are in them.
 const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -116,9 +116,13 @@ impl Context<'_> {
         };
         let done = self.ok(node.span, interpolate(raw, self.variables, keep))?;
         for name in &done.unset {
+            let given = GIVEN.contains(&name.as_str());
             self.warn(
                 node.span,
-                format!("the variable `{name}` is not set; it is left empty"),
+                match given {
+                    true => format!("`{name}` is known only in `command`; it is left empty here"),
+                    false => format!("the variable `{name}` is not set; it is left empty"),
+                },
             );
         }
         if !self.spend(node.span, done.text.len()) {

@@ -746,7 +746,7 @@ pub(crate) static LIMITS: Object = Object {
         key(
             "connections_per_client",
             Count(0, 10_000_000),
-            "Of one client address; 0 is no limit, the default on loopback. Beyond, a tenth of `connections`.",
+            "Of one client address; 0 is no limit, the default on loopback and behind `trusted_proxies`. Otherwise a tenth of `connections`.",
         ),
         key(
             "head_timeout",

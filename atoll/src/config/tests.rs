@@ -405,7 +405,10 @@ fn listeners_move_switch_off_and_need_a_token_beyond_loopback() {
         open.gateway.limits.connections_per_client_max, 2_000,
         "a tenth"
     );
-    good("listen: { gateway: 0.0.0.0:80, console: off }");
+    let behind = good(
+        "listen: { gateway: 0.0.0.0:80, console: off }\ngateway: { trusted_proxies: 10.0.0.1 }",
+    );
+    assert_eq!(behind.gateway.limits.connections_per_client_max, 0);
     assert!(refused("listen: { console: 0.0.0.0:80 }").contains("admin_token"));
     assert!(
         refused("listen: { console: \"[::]:80\" }\nadmin_token: $UNSET")
@@ -417,11 +420,11 @@ fn listeners_move_switch_off_and_need_a_token_beyond_loopback() {
 fn what_needs_a_restart_is_named() {
     let before = good("name: a\nlisten: { gateway: 8080 }");
     let after = good(
-        "name: b\nlisten: { gateway: 8081 }\nadmin_token: t\nservices: { a: { command: run } }",
+        "name: b\nlisten: { gateway: 8081 }\nadmin_token: t\ngateway: { drain: 1s }\nservices: { a: { command: run } }",
     );
     assert_eq!(
         after.restart_needed(&before),
-        ["name", "listen.gateway", "admin_token"]
+        ["name", "listen.gateway", "admin_token", "gateway.drain"]
     );
     assert!(before.restart_needed(&before.clone()).is_empty());
 }
