@@ -33,7 +33,16 @@ struct Shelf {
 /// A lent buffer; dropping it gives it back.
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
+    /// Where it goes back to; nowhere if it was made for one use.
+    size: Size,
     shelf: Rc<Shelf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Large,
+    Small,
+    Own,
 }
 
 impl Buffers {
@@ -41,23 +50,24 @@ impl Buffers {
     pub(crate) fn lend(&self) -> Buffer {
         let shelf = Rc::clone(&self.0);
         let large = shelf.large_lent.get() < LARGE_LENT_MAX;
-        let (kept, size) = if large {
+        let (kept, size, len) = if large {
             shelf.large_lent.set(shelf.large_lent.get() + 1);
-            (&shelf.large, LARGE_BYTES)
+            (&shelf.large, Size::Large, LARGE_BYTES)
         } else {
-            (&shelf.small, SMALL_BYTES)
+            (&shelf.small, Size::Small, SMALL_BYTES)
         };
         let bytes = kept
             .borrow_mut()
             .pop()
-            .unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        Buffer { bytes, shelf }
+            .unwrap_or_else(|| vec![0; len].into_boxed_slice());
+        Buffer { bytes, size, shelf }
     }
 
     /// A buffer of `size` bytes of its own, for heads beyond the usual.
     pub(crate) fn lend_sized(&self, size: usize) -> Buffer {
         Buffer {
             bytes: vec![0; size].into_boxed_slice(),
+            size: Size::Own,
             shelf: Rc::clone(&self.0),
         }
     }
@@ -76,14 +86,15 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let kept = match bytes.len() {
-            LARGE_BYTES => {
+        let kept = match self.size {
+            Size::Large => {
                 let lent = self.shelf.large_lent.get();
-                self.shelf.large_lent.set(lent.saturating_sub(1));
+                debug_assert!(lent > 0, "given back more often than lent");
+                self.shelf.large_lent.set(lent - 1);
                 &self.shelf.large
             }
-            SMALL_BYTES => &self.shelf.small,
-            _ => return,
+            Size::Small => &self.shelf.small,
+            Size::Own => return,
         };
         let mut kept = kept.borrow_mut();
         if kept.len() < KEPT_MAX {

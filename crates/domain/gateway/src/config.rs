@@ -236,7 +236,9 @@ pub struct Timeouts {
 pub struct Retry {
     /// Attempts in all, the first included; 1 is no retry. Default 3.
     pub attempts: u32,
-    /// Retries allowed for each hundred requests of the last seconds. Default 20.
+    /// Retries allowed for each hundred requests of the last seconds. Those of
+    /// requests that were never sent (connection refused) are not counted: they cost
+    /// the service nothing. Default 20.
     pub budget_percent: u32,
     /// Retries each second that are allowed whatever the budget. Default 10.
     pub budget_min_per_second: u32,

@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::StatusCode;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -45,9 +46,16 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// And for how long.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What the kernel may hold unsent of a response that is not written at once. Without
+/// it, that is some MiB, of which a third has to leave before the next write: a client
+/// that reads slowly would seem to have stopped, and pin that memory meanwhile.
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+
 /// An HTTP/1 client.
 pub(crate) struct Http1 {
     stream: TcpStream,
+    /// `UNSENT_BYTES_MAX` is set.
+    paced: bool,
     worker: Rc<Worker>,
     peer: Peer,
     head: RequestHead,
@@ -78,6 +86,7 @@ pub(crate) async fn run(worker: Rc<Worker>, stream: TcpStream, address: SocketAd
     let mut timer = Timer::new(worker.clock.clone());
     let mut http1 = Http1 {
         stream,
+        paced: false,
         worker: Rc::clone(&worker),
         peer,
         head: RequestHead::default(),
@@ -152,11 +161,6 @@ impl Http1 {
         timer: &mut Timer,
         mut drain: std::pin::Pin<&mut tokio::sync::futures::Notified<'_>>,
     ) -> Incoming {
-        let limits = self.worker.limits();
-        let head_limits = HeadLimits {
-            bytes_max: limits.head_bytes_max,
-            fields_max: limits.header_count_max,
-        };
         let mut scan = Scan::default();
         // A head that does not come in one piece gathers here.
         let mut gathered: Vec<u8> = Vec::new();
@@ -177,6 +181,12 @@ impl Http1 {
                     parked = false;
                     timer.clear_all();
                 }
+                // As they are now: the wait may have outlived a reload.
+                let limits = self.worker.limits();
+                let head_limits = HeadLimits {
+                    bytes_max: limits.head_bytes_max,
+                    fields_max: limits.header_count_max,
+                };
                 match self.take_head(&mut scan, &mut gathered, buffer, (from, to), head_limits) {
                     Some(incoming) => return Poll::Ready(incoming),
                     None => timer.limit(Wait::Client, limits.head_timeout),
@@ -189,18 +199,26 @@ impl Http1 {
                 if !parked {
                     parked = true;
                     self.park();
-                    timer.limit(Wait::Client, limits.idle_timeout);
+                    timer.limit(Wait::Client, self.worker.limits().idle_timeout);
                 }
             }
             timer.poll(cx).map(|_| match gathered.is_empty() {
                 true => Incoming::Closed,
-                false => Incoming::Refused(Failure::new(
+                false => self.refused(Failure::new(
                     Reason::HeadTimeout,
                     "the head of the request did not come in time",
                 )),
             })
         })
         .await
+    }
+
+    /// Nothing is known of the request: what is left of the one before is not said
+    /// of this one.
+    fn refused(&mut self, failure: impl Into<Failure>) -> Incoming {
+        self.head.clear();
+        self.body = Body::default();
+        Incoming::Refused(failure.into())
     }
 
     /// Reads what has come, holding no buffer while nothing has.
@@ -237,7 +255,7 @@ impl Http1 {
             match scan.advance(Kind::Request, bytes, limits) {
                 Ok(Some(found)) => return Some(self.take_request(buffer, found, from, to, limits)),
                 Ok(None) => {}
-                Err(refusal) => return Some(Incoming::Refused(refusal.into())),
+                Err(refusal) => return Some(self.refused(refusal)),
             }
         }
         if gathered.is_empty() {
@@ -259,8 +277,7 @@ impl Http1 {
         }
         let bytes = &buffer.bytes()[from + found.start..from + found.end];
         if let Err(refusal) = self.head.parse(bytes, limits) {
-            self.head.clear();
-            return Incoming::Refused(refusal.into());
+            return self.refused(refusal);
         }
         let rest = from + found.end;
         // A buffer with nothing behind the head is worth more elsewhere.
@@ -333,6 +350,9 @@ impl Http1 {
             (Framing::None | Framing::Length(_), _) => {}
         }
         self.close |= !self.head.keeps_alive();
+        // A client that reads this sends its next request elsewhere, instead of into
+        // a connection that is about to be closed.
+        self.close |= self.worker.draining.get();
         // A client that waits for 100 (Continue) and did not get it may or may not
         // send its body: nothing after it could be told from it.
         self.close |= self.head.expects_continue && !self.body.is_read();
@@ -444,10 +464,24 @@ impl Client for Http1 {
     }
 
     fn piece(&mut self, piece: &[u8], end: bool, trailers: &[u8]) {
+        if !end && !piece.is_empty() && !self.paced {
+            self.paced = true;
+            // Without it, the connection only works less well.
+            drop(SockRef::from(&self.stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
+        }
         self.output.piece(piece, self.chunked, end, trailers);
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<()>> {
         self.output.poll(cx, &mut self.stream, piece)
+    }
+
+    fn take_moved(&mut self) -> bool {
+        self.output.take_moved()
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        // An end of stream may be a half-close, by a client that reads on.
+        Poll::Pending
     }
 }

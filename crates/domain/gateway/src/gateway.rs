@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     /// The port that clients come to.
     pub(crate) port: u16,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Tells that `snapshot` was swapped.
+    published: watch::Receiver<Revision>,
     pub(crate) metrics: Arc<GatewayMetrics>,
     pub(crate) listener: Arc<ListenerMetrics>,
     /// Client connections of all workers.
@@ -119,6 +121,7 @@ impl Gateway {
             via: format!("1.1 {}", settings.name),
             port,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            published: revisions.clone(),
             listener: metrics.listener(&settings.listener),
             metrics,
             open: AtomicUsize::new(0),
@@ -219,6 +222,11 @@ impl Gateway {
 }
 
 impl Shared {
+    /// Changes after each swap of the snapshot.
+    pub(crate) fn published(&self) -> watch::Receiver<Revision> {
+        self.published.clone()
+    }
+
     /// Counts a client's connection; false when it has `limit` already.
     pub(crate) fn enter_client(&self, ip: IpAddr, limit: usize) -> bool {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);

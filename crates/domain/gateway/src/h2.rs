@@ -41,6 +41,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// What hyper may buffer of one stream that the client does not read.
 const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// A piece of a body that is handed to hyper at once: what a slow client must take
+/// within the time for progress.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves a connection of which `read` came already.
 pub(crate) async fn run(worker: Rc<Worker>, stream: TcpStream, peer: Peer, read: Vec<u8>) {
@@ -169,6 +172,7 @@ async fn exchange(
         slot,
         response: None,
         piece: None,
+        moved: false,
     };
     let next = match client.take_head(&parts) {
         Ok(()) => proxy::serve(&worker, &mut client, &mut timer).await,
@@ -194,12 +198,16 @@ struct Http2 {
     slot: Rc<RefCell<Slot>>,
     response: Option<http::response::Parts>,
     piece: Option<Piece>,
+    /// Something was handed over since `take_moved`.
+    moved: bool,
 }
 
 /// What goes with the next piece.
 struct Piece {
     /// Of a response made here; else the piece lies in the upstream's buffer.
     own: Option<Bytes>,
+    /// Of the upstream's piece, how much was handed over.
+    sent: usize,
     end: bool,
     trailers: Option<HeaderMap>,
 }
@@ -219,6 +227,10 @@ impl Http2 {
             .uri
             .path_and_query()
             .map_or("/", |target| target.as_str());
+        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+            // As in HTTP/1, whose upstreams would have to guess what it means.
+            return Err(Refusal::Malformed("the target holds a byte beyond ASCII").into());
+        }
         let target = append(head, target.as_bytes());
         head.set_path(target);
         take_authority(head, parts)?;
@@ -411,6 +423,7 @@ impl Client for Http2 {
             } else {
                 answer.body.clone().into()
             }),
+            sent: 0,
             end: true,
             trailers: None,
         });
@@ -419,6 +432,7 @@ impl Client for Http2 {
     fn piece(&mut self, _: &[u8], end: bool, trailers: &[u8]) {
         self.piece = Some(Piece {
             own: None,
+            sent: 0,
             end,
             trailers: (!trailers.is_empty()).then(|| to_map(trailers)),
         });
@@ -433,16 +447,40 @@ impl Client for Http2 {
             slot.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Some(next) = self.piece.take() else {
+        let Some(mut next) = self.piece.take() else {
             return Poll::Ready(Ok(()));
         };
-        let data = next.own.unwrap_or_else(|| Bytes::copy_from_slice(piece));
+        let data = next.own.take().unwrap_or_else(|| {
+            let rest = &piece[next.sent..];
+            let count = rest.len().min(PIECE_BYTES_MAX);
+            next.sent += count;
+            Bytes::copy_from_slice(&rest[..count])
+        });
+        self.moved = true;
         slot.head = slot.head.take().or(self.response.take());
         slot.data = Some(data).filter(|data| !data.is_empty());
+        slot.wake_reader();
+        if next.sent < piece.len() {
+            self.piece = Some(next);
+            slot.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         slot.end = next.end;
         slot.trailers = next.trailers;
-        slot.wake_reader();
         Poll::Ready(Ok(()))
+    }
+
+    fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.slot.borrow_mut();
+        if slot.closed {
+            return Poll::Ready(());
+        }
+        slot.writer = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Output {
     sent: usize,
     /// The kernel took at least one byte since [`Output::reset`].
     any_sent: bool,
+    /// It took one since [`Output::take_moved`] was asked.
+    moved: bool,
 }
 
 impl Output {
@@ -37,6 +39,12 @@ impl Output {
     /// Whether the peer can have got anything of this message.
     pub(crate) fn any_sent(&self) -> bool {
         self.any_sent
+    }
+
+    /// Whether the peer took anything since this was last asked: one that reads
+    /// slowly is not one that has stopped.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// Adds a piece of a body to what is to be written. The same `piece` is then
@@ -93,6 +101,7 @@ impl Output {
             }
             self.sent += count;
             self.any_sent = true;
+            self.moved = true;
         }
         self.prefix.clear();
         self.suffix.clear();

@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
@@ -52,6 +53,10 @@ pub(crate) trait Client {
     fn piece(&mut self, piece: &[u8], end: bool, trailers: &[u8]);
     /// Writes everything begun; given the same `piece` again until it is ready.
     fn poll_piece(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<()>>;
+    /// Whether it took any of it since this was last asked.
+    fn take_moved(&mut self) -> bool;
+    /// Resolves when it has left for certain.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// A response of an upstream, to be passed on.
@@ -182,6 +187,8 @@ impl<'s> Exchange<'s> {
         }
         let route = self.find_route(snapshot, client)?;
         body_limit::admit(&route.spec, client.head())?;
+        // What came with the head.
+        body_limit::check(&route.spec, client.body())?;
         timer.limit(Wait::Request, route.spec.timeouts.request);
         route.retry_budget.request(timer.now());
         let (upstream, sending, in_flight) = self.reach(route, client, timer).await?;
@@ -242,8 +249,15 @@ impl<'s> Exchange<'s> {
         timer: &mut Timer,
     ) -> Result<(Box<Upstream>, Sending, InFlight), Failure> {
         let mut tried: Vec<EndpointKey> = Vec::new();
-        let mut in_flight = self.pick(route, client, &tried)?;
+        let mut in_flight = match self.pick(route, client, &tried) {
+            Ok(in_flight) => in_flight,
+            Err(failure) => {
+                self.await_endpoint(route, client, timer, &mut tried, failure)
+                    .await?
+            }
+        };
         let mut reuse = true;
+        let mut untouched = true;
         self.attempts = 1;
         loop {
             self.endpoint = Some(Arc::clone(&in_flight.endpoint));
@@ -264,14 +278,94 @@ impl<'s> Exchange<'s> {
                 continue;
             }
             let metrics = &self.worker.shared().metrics;
-            if !retry::allow(route, self.attempts, timer.now(), metrics) {
+            if !retry::allow(route, self.attempts, &failure, timer.now(), metrics) {
                 return Err(failure);
             }
             tried.push(in_flight.endpoint.key);
-            // Nobody fit is left: what went wrong says more than that.
-            in_flight = self.pick(route, client, &tried).map_err(|_| failure)?;
+            // Whoever waits for the endpoint to be idle need not wait for what follows.
+            drop(in_flight);
+            untouched &= failure.retry == RetrySafety::NeverSent;
+            in_flight = if untouched && failure.reason == Reason::ConnectFailed {
+                self.await_endpoint(route, client, timer, &mut tried, failure)
+                    .await?
+            } else {
+                let newest = self.worker.snapshot();
+                let route = self.newest_of(&newest, route, client);
+                // Nobody fit is left: what went wrong says more than that.
+                self.pick(route, client, &tried).map_err(|_| failure)?
+            };
             reuse = true;
             self.attempts += 1;
+        }
+    }
+
+    /// An endpoint that was not tried, waited for if the service had one a moment ago
+    /// (`Group::patience`); at the end of the wait, one that was. Only for requests
+    /// that were never sent. Woken by what is published, since what it waits for is
+    /// the catalogue.
+    async fn await_endpoint<C: Client>(
+        &self,
+        route: &CompiledRoute,
+        client: &C,
+        timer: &mut Timer,
+        tried: &mut Vec<EndpointKey>,
+        failure: Failure,
+    ) -> Result<InFlight, Failure> {
+        let place = self.worker.wait();
+        let mut published = self.worker.shared().published();
+        let mut seen: Option<Arc<Snapshot>> = None;
+        loop {
+            // Before the snapshot is read, so that none is missed.
+            published.mark_unchanged();
+            let newest = self.worker.snapshot();
+            let route_now = self.newest_of(&newest, route, client);
+            if let Some(seen) = &seen
+                && !std::ptr::eq(self.newest_of(seen, route, client), route_now)
+            {
+                // What was tried may be there again.
+                tried.clear();
+            }
+            let picked = self.pick(route_now, client, tried);
+            if let Ok(picked) = picked
+                && !tried.contains(&picked.endpoint.key)
+            {
+                return Ok(picked);
+            }
+            let left = match &place {
+                Some(_) => route_now.patience(timer.now()),
+                None => Duration::ZERO,
+            };
+            if left.is_zero() {
+                return self.pick(route_now, client, tried).map_err(|_| failure);
+            }
+            seen = Some(newest);
+            timer.limit(Wait::Upstream, left);
+            let woken = timer.guard(published.changed()).await;
+            timer.clear(Wait::Upstream);
+            match woken {
+                Ok(Ok(())) | Err(Wait::Upstream | Wait::Client) => {}
+                // Nothing will be published any more: the gateway is stopping.
+                Ok(Err(_)) => return Err(failure),
+                Err(Wait::Request) => return Err(request_timeout()),
+            }
+        }
+    }
+
+    /// The same route in the newest snapshot, so that an instance that has come since
+    /// the request began is known; `route` when it is gone from there.
+    fn newest_of<'n, C: Client>(
+        &self,
+        newest: &'n Snapshot,
+        route: &'n CompiledRoute,
+        client: &C,
+    ) -> &'n CompiledRoute {
+        let view = View {
+            head: client.head(),
+            client_ip: self.client_ip,
+        };
+        match newest.route(&view) {
+            Routing::Found(found) if found.spec.name == route.spec.name => found,
+            _ => route,
         }
     }
 
@@ -343,7 +437,10 @@ impl<'s> Exchange<'s> {
         timer.clear(Wait::Upstream);
         let address = &endpoint.address;
         let failure = match opened {
-            Ok(Ok(upstream)) => return Ok(upstream),
+            Ok(Ok(upstream)) => {
+                route.reached(&endpoint.service);
+                return Ok(upstream);
+            }
             Ok(Err(error)) => Failure::new(
                 Reason::ConnectFailed,
                 format!(
@@ -442,9 +539,12 @@ impl<'s> Exchange<'s> {
                     }
                 }
             }
-            self.limit_sending(route, timer, sending);
-            if sending.is_over() {
+            // A client that was told to wait for 100 (Continue) waits for the upstream.
+            let asked = sending.waits_for_client && client.head().expects_continue;
+            if sending.is_over() || asked {
                 timer.limit(Wait::Upstream, route.spec.timeouts.response_head);
+            } else {
+                self.limit_sending(route, timer, sending);
             }
             timer.poll(cx).map(|wait| Err(timeout(wait).into()))
         })
@@ -495,8 +595,11 @@ impl<'s> Exchange<'s> {
         sending: &mut Sending,
     ) -> Poll<Result<(), Failure>> {
         if sending.open {
-            let written = ready!(upstream.poll_write(cx, client.body().content()));
-            timer.clear(Wait::Upstream);
+            let written = upstream.poll_write(cx, client.body().content());
+            if upstream.output.take_moved() {
+                timer.clear(Wait::Upstream);
+            }
+            let written = ready!(written);
             sending.open = false;
             sending.broken = written.is_err();
             if written.is_ok() {
@@ -601,6 +704,9 @@ impl<'s> Exchange<'s> {
                 if open {
                     match client.poll_piece(cx, upstream.body.content()) {
                         Poll::Pending => {
+                            if client.take_moved() {
+                                timer.clear(Wait::Client);
+                            }
                             timer.limit(Wait::Client, self.body_progress_timeout);
                             break;
                         }
@@ -628,6 +734,9 @@ impl<'s> Exchange<'s> {
                             open = true;
                         }
                         Poll::Pending => {
+                            if client.poll_gone(cx).is_ready() {
+                                return Poll::Ready(Err(client_gone()));
+                            }
                             timer.limit(Wait::Upstream, route.spec.timeouts.idle);
                             break;
                         }
@@ -636,7 +745,10 @@ impl<'s> Exchange<'s> {
                     }
                 }
             }
-            self.limit_sending(route, timer, sending);
+            // With the final response it need not send what it held back.
+            if !client.head().expects_continue {
+                self.limit_sending(route, timer, sending);
+            }
             timer.poll(cx).map(|wait| Err(timeout(wait)))
         })
         .await
@@ -676,6 +788,9 @@ impl<'s> Exchange<'s> {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(Next::Done)),
             Poll::Ready(Err(_)) => Poll::Ready(Err(client_gone())),
             Poll::Pending => {
+                if client.take_moved() {
+                    timer.clear(Wait::Client);
+                }
                 timer.limit(Wait::Client, self.body_progress_timeout);
                 timer.poll(cx).map(|_| Err(client_gone()))
             }

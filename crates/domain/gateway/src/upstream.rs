@@ -57,6 +57,8 @@ pub(crate) struct Upstream {
     found: Found,
     /// A byte of the response has come.
     answered: bool,
+    /// A write was answered with a reset, which the kernel tells only once.
+    reset: bool,
 }
 
 /// Why no response came.
@@ -85,6 +87,7 @@ impl Upstream {
             filled: 0,
             found: Found { start: 0, end: 0 },
             answered: false,
+            reset: false,
         })
     }
 
@@ -110,6 +113,7 @@ impl Upstream {
         self.start = 0;
         self.filled = 0;
         self.answered = false;
+        self.reset = false;
     }
 
     /// Reads until a head is whole, final or interim; it is then in `head`.
@@ -211,7 +215,9 @@ impl Upstream {
         cx: &mut Context<'_>,
         piece: &[u8],
     ) -> Poll<io::Result<()>> {
-        self.output.poll(cx, &mut self.stream, piece)
+        let written = ready!(self.output.poll(cx, &mut self.stream, piece));
+        self.reset |= written.as_ref().is_err_and(is_reset);
+        Poll::Ready(written)
     }
 
     /// Whether the connection can carry another request after this response.
@@ -227,8 +233,7 @@ impl Upstream {
     /// died ends the stream without a reset. What remains uncertain: a server
     /// that reads all, acts, and then aborts on purpose (`SO_LINGER` of 0).
     pub(crate) async fn was_reset(&mut self, error: &io::Error) -> bool {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        if matches!(error.kind(), ConnectionReset | BrokenPipe) {
+        if self.reset || is_reset(error) {
             return true;
         }
         // The end of the stream can overtake the reset by one round trip.
@@ -247,6 +252,12 @@ impl Upstream {
         let mut byte = [MaybeUninit::uninit(); 1];
         matches!(socket.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+/// The other end threw the connection away, with what was sent into it.
+fn is_reset(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), ConnectionReset | BrokenPipe)
 }
 
 /// Reads into `room` once.

@@ -31,6 +31,9 @@ const SWEEP: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Parsed heads and output buffers kept for connections that wake up.
 const SPARES_MAX: usize = 256;
+/// Requests of one worker that wait for an instance to come back; more are refused
+/// at once. Each holds its connection and its head: some 10 MiB in all.
+const WAITING_MAX: usize = 1_024;
 /// Spares that grew beyond this are not kept.
 const SPARE_BYTES_MAX: usize = 16 * 1024;
 
@@ -49,10 +52,14 @@ pub(crate) struct Worker {
     snapshot: RefCell<SnapshotCache>,
     random: RefCell<Random>,
     open: Cell<usize>,
+    waiting: Cell<usize>,
     closed: Notify,
     heads: RefCell<Vec<RequestHead>>,
     prefixes: RefCell<Vec<Vec<u8>>>,
 }
+
+/// Counts one request as waiting for an instance until it is dropped.
+pub(crate) struct Waiting<'w>(&'w Cell<usize>);
 
 /// Counts one connection as open until it is dropped.
 pub(crate) struct Open {
@@ -80,6 +87,7 @@ impl Worker {
             snapshot: RefCell::new(snapshot),
             random: RefCell::new(random),
             open: Cell::new(0),
+            waiting: Cell::new(0),
             closed: Notify::new(),
             heads: RefCell::default(),
             prefixes: RefCell::default(),
@@ -101,6 +109,15 @@ impl Worker {
 
     pub(crate) fn random(&self) -> RefMut<'_, Random> {
         self.random.borrow_mut()
+    }
+
+    /// A place to wait for an instance in; `None` when all are taken.
+    pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
+        let count = self.waiting.get();
+        (count < WAITING_MAX).then(|| {
+            self.waiting.set(count + 1);
+            Waiting(&self.waiting)
+        })
     }
 
     /// The value of `Via` on responses.
@@ -220,6 +237,12 @@ impl Open {
             address,
             counted_client,
         })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

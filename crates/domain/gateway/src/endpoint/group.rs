@@ -4,10 +4,12 @@
 //! when the catalogue did not change the service.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use atoll_model::{Health, Instance, ServiceName};
 use atoll_resilience::{Ring, Rotation, Weights, less_loaded};
-use atoll_runtime::Random;
+use atoll_runtime::{Clock, Random};
 
 use super::{Endpoint, EndpointKey, InFlight};
 use crate::metrics::ServiceMetrics;
@@ -18,6 +20,16 @@ const DRAWS: usize = 4;
 /// Points of the ring that are looked at before all endpoints are, in order: enough
 /// to pass what a request has tried, few enough when nearly all drain at once.
 const STEPS_MAX: usize = 256;
+
+/// How long after a service has lost its last fit instance a request waits for the
+/// next one: a killed replica is back within it. (Linkerd's fail-fast: 3 s.)
+const LOST_WAIT: Duration = Duration::from_secs(5);
+
+/// How long requests wait for news when no instance that seems fit can be reached:
+/// the catalogue learns of a death some milliseconds after the first request that
+/// meets it. Counted from that request on, so that a service that stays unreachable
+/// makes nobody wait.
+const UNREACHABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How the members of a group are asked.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +54,12 @@ pub(crate) struct Group {
     weights: Weights,
     rotation: Rotation,
     ring: Option<Ring>,
+    /// When the last fit instance left, if there was one and none has come since.
+    lost: Option<Instant>,
+    made: Instant,
+    /// Microseconds from `made` to the first request that could reach nobody; 0 when
+    /// the last connection could be opened.
+    unreachable_us: AtomicU64,
 }
 
 impl Group {
@@ -59,6 +77,12 @@ impl Group {
             .filter(|(instance, _)| instance.health.takes_requests() && instance.weight > 0)
             .map(|(instance, endpoint)| (Arc::clone(endpoint), u32::from(instance.weight)))
             .unzip();
+        let made = Clock::system().now();
+        let lost = match previous {
+            Some(previous) if fit.is_empty() && previous.is_fit() => Some(made),
+            Some(previous) if fit.is_empty() => previous.lost,
+            _ => None,
+        };
         let mut rotation = Rotation::new(&weights);
         if let Some(previous) = previous {
             rotation = rotation.starting_as(&previous.rotation);
@@ -76,6 +100,9 @@ impl Group {
             weights: Weights::new(weights),
             rotation,
             ring,
+            lost,
+            made,
+            unreachable_us: AtomicU64::new(0),
         }
     }
 
@@ -87,6 +114,35 @@ impl Group {
     /// Whether any endpoint was fit when the snapshot was made.
     pub(crate) fn is_fit(&self) -> bool {
         !self.fit.is_empty()
+    }
+
+    /// How much longer a request that no instance takes may wait for one. Nothing
+    /// when the service never had one: waiting would hide a mistake.
+    pub(crate) fn patience(&self, now: Instant) -> Duration {
+        let (since, limit) = match self.lost {
+            _ if self.is_fit() => (self.unreachable_since(now), UNREACHABLE_WAIT),
+            Some(lost) => (lost, LOST_WAIT),
+            None => return Duration::ZERO,
+        };
+        limit.saturating_sub(now.saturating_duration_since(since))
+    }
+
+    /// A connection to one of the instances could be opened.
+    pub(crate) fn reached(&self) {
+        if self.unreachable_us.load(Ordering::Relaxed) != 0 {
+            self.unreachable_us.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn unreachable_since(&self, now: Instant) -> Instant {
+        let now_us = now.saturating_duration_since(self.made).as_micros();
+        let now_us = u64::try_from(now_us).unwrap_or(u64::MAX).max(1);
+        let order = Ordering::Relaxed;
+        let first = self
+            .unreachable_us
+            .compare_exchange(0, now_us, order, order);
+        let since_us = first.err().unwrap_or(now_us);
+        self.made + Duration::from_micros(since_us)
     }
 
     /// All instances, fit or not, by id.

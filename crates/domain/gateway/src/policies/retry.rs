@@ -28,16 +28,24 @@ pub(crate) fn is_safe(failure: &Failure, method: &Method) -> bool {
 }
 
 /// Asks the route's limits for one more attempt and counts it.
+///
+/// The budget is for requests that somebody may be working on. One that was never
+/// sent has cost the service nothing, and sending it to another instance adds no
+/// load to an outage, so that only the number of attempts limits it: else, with half
+/// of the instances just dead, the half of the requests that meets them would use up
+/// the budget and fail.
 pub(crate) fn allow(
     route: &CompiledRoute,
     attempts: u32,
+    failure: &Failure,
     now: Instant,
     metrics: &GatewayMetrics,
 ) -> bool {
     if attempts >= route.spec.retry.attempts {
         return false;
     }
-    if !route.retry_budget.retry(now) {
+    let was_sent = failure.retry != RetrySafety::NeverSent;
+    if was_sent && !route.retry_budget.retry(now) {
         metrics.rejected(Rejection::RetryBudget);
         return false;
     }

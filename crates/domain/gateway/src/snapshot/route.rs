@@ -1,6 +1,7 @@
 //! One route, ready for requests: where they go and with which path.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atoll_model::ServiceName;
 use atoll_resilience::{RetryBudget, Weights, hash_key};
@@ -122,6 +123,20 @@ impl CompiledRoute {
     pub fn service_metrics(&self, service: &ServiceName) -> Option<&Arc<ServiceMetrics>> {
         let backend = self.backends.iter().find(|at| at.service() == service);
         backend.map(CompiledBackend::metrics)
+    }
+
+    /// How much longer a request that nobody takes may wait for an instance.
+    pub(crate) fn patience(&self, now: Instant) -> Duration {
+        let weighty = self.backends.iter().filter(|backend| backend.weight > 0);
+        let patience = weighty.map(|backend| backend.group.patience(now));
+        patience.max().unwrap_or_default()
+    }
+
+    /// A connection to an instance of the service could be opened.
+    pub(crate) fn reached(&self, service: &ServiceName) {
+        if let Some(backend) = self.backends.iter().find(|at| at.service() == service) {
+            backend.group.reached();
+        }
     }
 
     /// Chooses an endpoint, not one of `tried` if another is left, and counts a
