@@ -24,8 +24,12 @@ pub(crate) const SERVICE: &str = "users";
 /// A gateway with one route, `/{rest*}` to `users`.
 pub(crate) struct World {
     pub(crate) tasks: Tasks,
+    /// Of the gateway; stopped before what it talks to.
+    gateway_tasks: Tasks,
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
+    /// Holds the access log.
+    folder: tempfile::TempDir,
     catalog: watch::Sender<Arc<Catalog>>,
     instances: std::sync::Mutex<Vec<Arc<Instance>>>,
 }
@@ -40,7 +44,8 @@ pub(crate) fn config() -> Config {
     }
 }
 
-fn route() -> Route {
+/// `/{rest*}` to `users`.
+pub(crate) fn route() -> Route {
     Route {
         name: "all".to_owned(),
         hostnames: Vec::new(),
@@ -71,25 +76,62 @@ fn route() -> Route {
 impl World {
     /// A gateway with one worker and no upstream yet.
     pub(crate) async fn start(config: Config) -> Self {
+        Self::start_draining(config, Duration::from_secs(10)).await
+    }
+
+    /// As [`World::start`], waiting no longer than `drain` for requests at the end.
+    pub(crate) async fn start_draining(config: Config, drain: Duration) -> Self {
         let tasks = Tasks::root(Clock::system());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (catalog, catalogs) = watch::channel(Arc::new(Catalog::default()));
+        let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             name: "atoll".to_owned(),
             listener: "test".to_owned(),
-            access_log: std::env::temp_dir().join("atoll-never-written.log"),
-            drain: Duration::from_secs(5),
+            access_log: folder.path().join("access.log"),
+            drain,
             seed: Some(1),
         };
-        let gateway = Gateway::start(&tasks, vec![listener], config, catalogs, settings).unwrap();
+        let gateway_tasks = tasks.group("under-test");
+        let listeners = vec![listener];
+        let gateway =
+            Gateway::start(&gateway_tasks, listeners, config, catalogs, settings).unwrap();
         Self {
             tasks,
+            gateway_tasks,
             gateway,
             address,
+            folder,
             catalog,
             instances: std::sync::Mutex::default(),
         }
+    }
+
+    /// Stops the gateway as its owner would.
+    pub(crate) async fn stop(&self) -> Result<(), atoll_runtime::Stuck> {
+        self.gateway_tasks.stop(Duration::from_secs(30)).await
+    }
+
+    /// All counters.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.gateway.metrics(&mut text);
+        text
+    }
+
+    /// The value of one counter, given as the line begins.
+    pub(crate) fn metric(&self, series: &str) -> u64 {
+        let text = self.metrics();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// What the access log holds.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
     }
 
     /// A gateway with one upstream that serves each connection with `serve`.
@@ -125,13 +167,20 @@ impl World {
         address
     }
 
-    /// Puts an instance at `address` into the catalogue.
+    /// Puts an instance at `address` into the catalogue: `id` of `users`, or
+    /// `service/id`.
     pub(crate) async fn register(&self, id: &str, address: SocketAddr) {
+        self.register_weighing(id, address, 1).await;
+    }
+
+    /// As [`World::register`], with a weight.
+    pub(crate) async fn register_weighing(&self, id: &str, address: SocketAddr, weight: u16) {
+        let (service, id) = id.split_once('/').unwrap_or((SERVICE, id));
         self.instances.lock().unwrap().push(Arc::new(Instance {
             id: id.parse().unwrap(),
-            service: SERVICE.parse().unwrap(),
+            service: service.parse().unwrap(),
             address: Address::from(address),
-            weight: 1,
+            weight,
             health: Health::Passing,
             note: String::new(),
             tags: Vec::new(),
@@ -152,12 +201,30 @@ impl World {
         self.publish_catalog().await;
     }
 
-    async fn publish_catalog(&self) {
+    /// Takes an instance out of the catalogue.
+    pub(crate) async fn deregister(&self, id: &str) {
+        self.instances
+            .lock()
+            .unwrap()
+            .retain(|instance| instance.id.as_str() != id);
+        self.publish_catalog().await;
+    }
+
+    /// Publishes the catalogue as it is, under a new revision.
+    pub(crate) async fn publish_catalog(&self) {
         let instances = self.instances.lock().unwrap().clone();
         let revision = Revision(self.catalog.borrow().revision.0 + 1);
+        let mut services = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for instance in instances {
+            let list = services.entry(instance.service.clone()).or_default();
+            list.push(instance);
+        }
         self.catalog.send_replace(Arc::new(Catalog {
             revision,
-            services: [(SERVICE.parse().unwrap(), instances.into())].into(),
+            services: services
+                .into_iter()
+                .map(|(service, list)| (service, list.into()))
+                .collect(),
         }));
         self.gateway.wait_catalog(revision).await;
     }
@@ -231,13 +298,12 @@ impl Conn {
 
     /// Reads more; false at the end.
     async fn more(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
         let limit = Duration::from_secs(30);
-        let count = tokio::time::timeout(limit, self.stream.read(&mut bytes))
+        self.read.reserve(16 * 1024);
+        let count = tokio::time::timeout(limit, self.stream.read_buf(&mut self.read))
             .await
             .expect("nothing came for half a minute")
             .unwrap_or(0);
-        self.read.extend_from_slice(&bytes[..count]);
         count > 0
     }
 
@@ -343,6 +409,53 @@ impl Conn {
     pub(crate) async fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.more().await
     }
+}
+
+/// Resolves when `condition` holds; panics with `what` after half a minute.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let looks = async {
+        let mut every = tokio::time::interval(Duration::from_millis(2));
+        while !condition() {
+            every.tick().await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    assert!(tokio::time::timeout(limit, looks).await.is_ok(), "{what}");
+}
+
+/// A GET of `path` with these further field lines.
+pub(crate) fn get(path: &str, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n")
+}
+
+/// A POST of `body` to `/`.
+pub(crate) fn post(body: &str) -> String {
+    let length = body.len();
+    format!("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+/// An upstream that names itself.
+pub(crate) fn named(
+    name: &'static str,
+) -> impl Fn(Conn) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    move |mut conn| {
+        Box::pin(async move {
+            let length = name.len();
+            let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}");
+            while let Some(head) = conn.head().await {
+                conn.body(&head).await;
+                if conn.try_send(&response).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+/// An address of this machine where nobody listens.
+pub(crate) fn closed_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
