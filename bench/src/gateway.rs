@@ -77,6 +77,28 @@ impl Options {
         contenders
     }
 
+    /// The arguments that make this run what it is; where files are does not.
+    pub(crate) fn told(&self) -> Vec<String> {
+        let names = |names: Vec<&str>| names.join(",");
+        let mut told = vec![
+            format!("--rounds {}", self.rounds),
+            format!("--seconds {}", self.seconds),
+            format!("--connections {}", self.connections),
+            format!(
+                "--peers {}",
+                names(self.peers.iter().map(|peer| peer.name()).collect())
+            ),
+        ];
+        if !self.only.is_empty() {
+            let only = self.only.iter().map(|workload| workload.name());
+            told.push(format!("--only {}", names(only.collect())));
+        }
+        if self.no_memory {
+            told.push("--no-memory".to_owned());
+        }
+        told
+    }
+
     fn proxy_core(&self) -> usize {
         self.cores[0]
     }

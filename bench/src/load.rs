@@ -7,6 +7,8 @@
 
 pub(crate) mod h1;
 pub(crate) mod h2;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Write;

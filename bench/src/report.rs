@@ -57,12 +57,11 @@ pub(crate) fn report(options: &Options, findings: &Findings) -> Result<String> {
 }
 
 fn head(page: &mut String, options: &Options, findings: &Findings) -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
     writeln!(
         page,
         "# The gateway beside its peers\n\n\
-         Written by `cargo xtask bench {}`; do not edit.\n",
-        arguments.join(" ")
+         Written by `cargo xtask bench gateway {}`; do not edit.\n",
+        options.told().join(" ")
     )?;
     for line in machine::describe() {
         writeln!(page, "- {line}")?;

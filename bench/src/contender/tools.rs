@@ -90,7 +90,12 @@ fn version(program: &Path, flag: &str) -> Result<String> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.contains('.'));
-    Ok(line.unwrap_or_default().trim().to_owned())
+    // Envoy begins with its own path, which says nothing of it.
+    let line = line.unwrap_or_default();
+    Ok(line
+        .replace(&program.display().to_string(), "")
+        .trim()
+        .to_owned())
 }
 
 fn debian_program(name: &str) -> Result<PathBuf> {

@@ -290,6 +290,13 @@ fn push_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8
     out.extend_from_slice(payload);
 }
 
+#[cfg(test)]
+pub(super) fn test_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    push_frame(&mut frame, kind, flags, stream, payload);
+    frame
+}
+
 fn check_answer_head(frame: &Frame<'_>) -> Result<()> {
     ensure!(
         frame.flags & PADDED == 0 && frame.flags & END_HEADERS != 0,
