@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::poll::Poll;
+use crate::poll::{Poll, Ready};
 use crate::procfs;
 use crate::workload::{Workload, body};
 
@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     turn: usize,
     completed: u64,
     latencies_us: Vec<u32>,
+    /// No request is begun any more.
+    ending: bool,
 }
 
 impl Shared {
@@ -92,6 +94,7 @@ impl Shared {
             turn: 0,
             completed: 0,
             latencies_us: Vec::new(),
+            ending: false,
         }
     }
 
@@ -125,9 +128,10 @@ pub(crate) trait Client: Sized {
     fn open(shared: &mut Shared) -> Result<Self>;
     fn socket(&self) -> &TcpStream;
     /// Does what the socket allows now; it is called again at the next edge.
-    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8]) -> Result<Wish>;
-    /// When its oldest request began; none is under way without it.
-    fn oldest(&self) -> Option<Instant>;
+    /// `closed`: the other end sends nothing beyond what can be read now.
+    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8], closed: bool) -> Result<Wish>;
+    /// Requests are under way.
+    fn is_busy(&self) -> bool;
 }
 
 /// Runs the job and prints its [`Outcome`] as JSON.
@@ -156,7 +160,10 @@ fn drive<C: Client>(job: &Job, connections: usize) -> Result<Outcome> {
         family == procfs::family(job.proxy)?,
         "the proxy's processes changed during the run"
     );
+    let resident_bytes = procfs::resident_bytes(&family)?;
+    let completed = fleet.shared.completed;
     let mut latencies_us = std::mem::take(&mut fleet.shared.latencies_us);
+    fleet.finish()?;
     latencies_us.sort_unstable();
     let quantile = |permille: usize| {
         let at = latencies_us.len() * permille / 1000;
@@ -167,16 +174,16 @@ fn drive<C: Client>(job: &Job, connections: usize) -> Result<Outcome> {
     // Ticks are coarse: a little less than nothing is nothing.
     let foreign =
         |core: usize, ours: u64| (after.busy_ns[core] - before.busy_ns[core]).saturating_sub(ours);
-    ensure!(fleet.shared.completed > 0, "no request was answered");
+    ensure!(completed > 0, "no request was answered");
     Ok(Outcome {
-        completed: fleet.shared.completed,
+        completed,
         elapsed_ns: (after.at - before.at).as_nanos().try_into()?,
         proxy_cpu_ns,
         foreign_proxy_core_ns: foreign(0, proxy_cpu_ns),
         foreign_client_core_ns: foreign(1, client_cpu_ns),
         p50_us: quantile(500),
         p99_us: quantile(990),
-        resident_bytes: procfs::resident_bytes(&family)?,
+        resident_bytes,
     })
 }
 
@@ -209,7 +216,7 @@ struct Fleet<C> {
     connections: Vec<C>,
     shared: Shared,
     buffer: Vec<u8>,
-    ready: Vec<usize>,
+    ready: Vec<Ready>,
 }
 
 impl<C: Client> Fleet<C> {
@@ -237,37 +244,41 @@ impl<C: Client> Fleet<C> {
             self.poll
                 .wait(&mut self.ready, Some(Duration::from_millis(10)))?;
             self.shared.now = Instant::now();
-            if self.shared.now >= end {
-                // Edges that were fetched are not told again: work them off.
-                self.work_off()?;
-                return self.check_patience();
-            }
+            // Edges that were fetched are not told again: they are worked off first.
             self.work_off()?;
+            if self.shared.now >= end {
+                return Ok(());
+            }
         }
     }
 
-    fn work_off(&mut self) -> Result<()> {
-        for number in self.ready.drain(..) {
-            self.shared.now = Instant::now();
-            let connection = &mut self.connections[number];
-            let wish = connection
-                .work(&mut self.shared, &mut self.buffer)
-                .with_context(|| format!("connection {number}"))?;
-            if wish == Wish::Replace {
-                *connection = C::open(&mut self.shared)?;
-                self.poll.add(connection.socket(), number)?;
-            }
+    /// Waits until all that was asked is answered: a request that hangs must not hide
+    /// behind the end of the measurement.
+    fn finish(&mut self) -> Result<()> {
+        self.shared.ending = true;
+        let asked = Instant::now();
+        while self.connections.iter().any(C::is_busy) {
+            ensure!(
+                asked.elapsed() < PATIENCE,
+                "a request was not answered within {PATIENCE:?}"
+            );
+            self.work_for(Duration::ZERO)?;
         }
         Ok(())
     }
 
-    fn check_patience(&self) -> Result<()> {
-        let oldest = self.connections.iter().filter_map(C::oldest).min();
-        let waited = oldest.map(|began| self.shared.now.saturating_duration_since(began));
-        ensure!(
-            waited.is_none_or(|waited| waited < PATIENCE),
-            "a request was not answered within {PATIENCE:?}"
-        );
+    fn work_off(&mut self) -> Result<()> {
+        for Ready { number, closed } in self.ready.drain(..) {
+            self.shared.now = Instant::now();
+            let connection = &mut self.connections[number];
+            let wish = connection
+                .work(&mut self.shared, &mut self.buffer, closed)
+                .with_context(|| format!("connection {number}"))?;
+            if wish == Wish::Replace && !self.shared.ending {
+                *connection = C::open(&mut self.shared)?;
+                self.poll.add(connection.socket(), number)?;
+            }
+        }
         Ok(())
     }
 }

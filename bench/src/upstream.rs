@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
 
-use crate::poll::Poll;
+use crate::poll::{Poll, Ready};
 use crate::workload::body;
 
 /// Larger heads and echoed bodies are refused.
@@ -31,7 +31,7 @@ pub(crate) fn run(listen: SocketAddr) -> Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         poll.wait(&mut ready, None)?;
-        for number in ready.drain(..) {
+        for Ready { number, closed } in ready.drain(..) {
             if number == LISTENER {
                 accept(&listener, &poll, &mut connections)?;
             } else if let Some(slot) = connections.get_mut(number)
@@ -39,7 +39,10 @@ pub(crate) fn run(listen: SocketAddr) -> Result<()> {
             {
                 // A proxy's broken connection is its own loss: the load client
                 // sees the missing answer.
-                if !connection.work(&answers, &mut buffer).unwrap_or(false) {
+                if !connection
+                    .work(&answers, &mut buffer, closed)
+                    .unwrap_or(false)
+                {
                     *slot = None;
                 }
             }
@@ -132,7 +135,7 @@ impl Connection {
     }
 
     /// Does what can be done now; false when the other end closed.
-    fn work(&mut self, answers: &Answers, buffer: &mut [u8]) -> Result<bool> {
+    fn work(&mut self, answers: &Answers, buffer: &mut [u8], closed: bool) -> Result<bool> {
         self.flush()?;
         loop {
             let count = match self.socket.read(buffer) {
@@ -142,7 +145,7 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             };
             self.take(&buffer[..count], answers)?;
-            if count < buffer.len() {
+            if count < buffer.len() && !closed {
                 return Ok(true);
             }
         }

@@ -39,6 +39,8 @@ enum Phase {
     Body(usize),
     /// The answer is whole; the end of the connection is not there yet.
     End,
+    /// Nothing is asked any more.
+    Idle,
 }
 
 impl Client for Connection {
@@ -64,7 +66,7 @@ impl Client for Connection {
         &self.socket
     }
 
-    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8]) -> Result<Wish> {
+    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8], closed: bool) -> Result<Wish> {
         self.flush()?;
         loop {
             let count = match self.socket.read(buffer) {
@@ -74,6 +76,7 @@ impl Client for Connection {
                         "the proxy closed the connection"
                     );
                     shared.complete(self.began);
+                    self.phase = Phase::Idle;
                     return Ok(Wish::Replace);
                 }
                 Ok(count) => count,
@@ -81,15 +84,14 @@ impl Client for Connection {
                 Err(error) => return Err(error).context("read"),
             };
             self.take(&buffer[..count], shared)?;
-            // Who closes must be read to the end; the others send nothing more.
-            if count < buffer.len() && !matches!(self.phase, Phase::End) {
+            if count < buffer.len() && !closed {
                 return Ok(Wish::Wait);
             }
         }
     }
 
-    fn oldest(&self) -> Option<Instant> {
-        Some(self.began)
+    fn is_busy(&self) -> bool {
+        !matches!(self.phase, Phase::Idle)
     }
 }
 
@@ -159,6 +161,10 @@ impl Connection {
             return Ok(());
         }
         shared.complete(self.began);
+        if shared.ending {
+            self.phase = Phase::Idle;
+            return Ok(());
+        }
         self.begin(shared)
     }
 }

@@ -89,7 +89,7 @@ impl Client for Connection {
         &self.socket
     }
 
-    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8]) -> Result<Wish> {
+    fn work(&mut self, shared: &mut Shared, buffer: &mut [u8], closed: bool) -> Result<Wish> {
         loop {
             let count = match self.socket.read(buffer) {
                 Ok(0) => bail!("the proxy closed the connection"),
@@ -98,7 +98,7 @@ impl Client for Connection {
                 Err(error) => return Err(error).context("read"),
             };
             self.take(&buffer[..count], shared)?;
-            if count < buffer.len() {
+            if count < buffer.len() && !closed {
                 break;
             }
         }
@@ -106,8 +106,8 @@ impl Client for Connection {
         Ok(Wish::Wait)
     }
 
-    fn oldest(&self) -> Option<Instant> {
-        self.streams.iter().map(|stream| stream.began).min()
+    fn is_busy(&self) -> bool {
+        !self.streams.is_empty()
     }
 }
 
@@ -223,7 +223,9 @@ impl Connection {
             stream.body_bytes
         );
         shared.complete(stream.began);
-        self.begin(shared);
+        if !shared.ending {
+            self.begin(shared);
+        }
         Ok(())
     }
 
