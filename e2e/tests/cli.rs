@@ -138,7 +138,8 @@ fn variables_come_from_the_environment_then_the_env_file_then_the_default() {
     assert_eq!(environment["ONE"], "one word", "{config}");
     assert_eq!(environment["TWO"], "two", "{config}");
     assert_eq!(environment["THREE"], "three", "{config}");
-    assert_eq!(environment["FOUR"], "$FROM_FILE", "{config}");
+    // Doubled again, so that what is printed can be read back.
+    assert_eq!(environment["FOUR"], "$$FROM_FILE", "{config}");
     assert_ne!(environment["FIVE"], "/nowhere", "{config}");
     assert!(service["command"].to_string().contains("$PORT"), "{config}");
 

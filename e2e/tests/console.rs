@@ -64,7 +64,11 @@ fn operate(world: &World, template: &str, method: &str, operation: &Value) {
         "/api/v1/services/other/instances/probe" => instance,
         other => panic!("{other} takes a body that this test does not know"),
     };
-    let path = path.strip_prefix("/api/v1/").expect("under /api/v1");
+    let Some(path) = path.strip_prefix("/api/v1/") else {
+        let answer = http::get(&world.console(), &path).expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        return;
+    };
     let answer = world.tell(method, path, &body);
     let described = &operation["responses"][answer.status.to_string()];
     assert!(

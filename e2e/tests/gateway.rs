@@ -100,7 +100,7 @@ fn a_trace_is_continued_or_started() {
 
 #[test]
 fn a_request_has_one_id_for_client_service_and_log() {
-    let world = echo("access_log: { format: json, path: access.log }\n");
+    let world = echo("gateway: { access_log: { format: json, path: access.log } }\n");
     let answer = get(&world, "/echo/x?y=1", &[]);
     let id = answer.header("x-request-id").expect("an id").to_owned();
     assert_eq!(seen(&answer, "x-request-id"), Some(id.clone()));

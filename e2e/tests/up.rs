@@ -151,6 +151,7 @@ fn services_are_given_only_the_environment_that_the_file_names() {
     assert!(text.contains("GREETING=hello\n"), "{text}");
     let allowed = [
         "ATOLL_INSTANCE",
+        "ATOLL_RUN",
         "ATOLL_SERVICE",
         "COLOUR",
         "GREETING",

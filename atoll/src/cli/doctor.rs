@@ -99,6 +99,7 @@ fn look_at(context: &Context, file: &Path, findings: &mut Vec<Finding>) {
         findings.push(finding(Mark::Odd, "warning", warning.render(false)));
     }
     let data_dir = up::data_dir(file, context.data_dir.as_deref());
+    let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     let runs = Remote::find(&data_dir)
         .and_then(|remote| remote.get::<atoll_console::wire::Status>("/api/v1/status"));
     match runs {

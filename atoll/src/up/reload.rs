@@ -91,7 +91,7 @@ impl Reloader {
             }
             Ok(reloaded) => {
                 let needed = reloaded.restart_needed.join(", ");
-                let detail = format!("takes effect at the next start: {needed}");
+                let detail = format!("needs a restart to take effect: {needed}");
                 self.screen.say(format!(
                     "the configuration was reloaded (generation {}); {detail}",
                     reloaded.generation

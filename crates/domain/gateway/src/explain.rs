@@ -211,8 +211,8 @@ fn endpoint((instance, endpoint): (&Instance, &Endpoint)) -> EndpointExplained {
     let health = endpoint.health();
     let excluded = match health {
         Health::Starting => Some("it has not been seen healthy yet".to_owned()),
-        Health::Critical if instance.note.is_empty() => Some("it fails its check".to_owned()),
-        Health::Critical => Some(format!("it fails its check: {}", instance.note)),
+        Health::Critical if instance.note.is_empty() => Some("it is critical".to_owned()),
+        Health::Critical => Some(format!("it is critical: {}", instance.note)),
         Health::Draining => Some("it is draining".to_owned()),
         Health::Passing | Health::Warning if instance.weight == 0 => {
             Some("its weight is 0".to_owned())

@@ -9,6 +9,8 @@ use crate::config::{Config, Hostname, Match, Segment, ValueMatch};
 use crate::router::{Chosen, PathSegments, method_holds, method_rank, query_value, value_holds};
 use crate::view::RequestView;
 
+/// Letters that a slip of the pen adds, drops, changes or swaps.
+const SLIPS_MAX: usize = 2;
 /// Near misses that are shown.
 const NEAR_MISSES_MAX: usize = 10;
 
@@ -294,21 +296,35 @@ fn path_miss(pattern: &[Segment], path: &PathSegments<'_>) -> Option<Miss> {
 }
 
 /// How far from taking the request; `None` when it is not worth a line: a path that
-/// differs from its first segment on, or a path and more.
+/// differs from its first segment on by more than a slip, or a path and more.
 fn distance(reasons: &[Miss], matching: &Match) -> Option<(usize, usize)> {
     let path = reasons.iter().find_map(|reason| match reason {
-        Miss::Path { segment, .. } => Some(*segment),
+        Miss::Path {
+            segment,
+            wanted,
+            given,
+        } => Some((*segment, wanted.as_deref(), given.as_deref())),
         _ => None,
     });
     match path {
         None => Some((reasons.len(), 0)),
-        Some(1) => None,
         Some(_) if reasons.len() > 1 => None,
-        Some(segment) => {
+        Some((1, wanted, given)) if !alike(wanted, given) => None,
+        Some((segment, ..)) => {
             let beyond = matching.path.segments.len().abs_diff(segment - 1);
             Some((reasons.len() + 1, beyond))
         }
     }
+}
+
+/// Whether one may be a slip of the pen for the other: `user` for `users`.
+fn alike(wanted: Option<&str>, given: Option<&str>) -> bool {
+    let (Some(wanted), Some(given)) = (wanted, given) else {
+        return false;
+    };
+    let (wanted, given) = (wanted.to_lowercase(), given.to_lowercase());
+    let longer = wanted.chars().count().max(given.chars().count());
+    strsim::osa_distance(&wanted, &given) <= longer.div_ceil(3).min(SLIPS_MAX)
 }
 
 /// By what `winner` goes before `loser`, both of which fit.

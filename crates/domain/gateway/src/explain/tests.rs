@@ -91,7 +91,7 @@ fn the_route_is_shown_with_what_matched_and_what_it_does() {
         excluded,
         [
             ("a", None),
-            ("b", Some("it fails its check")),
+            ("b", Some("it is critical")),
             ("c", Some("it is draining")),
             ("d", Some("it has not been seen healthy yet")),
             ("e", Some("its weight is 0")),
@@ -110,6 +110,21 @@ fn near_misses_say_why_they_lost_the_nearest_first() {
             "beta: header `x-beta: yes` is wanted, `no` was sent; query `debug` is wanted, nothing was sent",
             "orders: path ends before segment 3, `orders`",
         ]
+    );
+}
+
+#[test]
+fn a_first_segment_with_a_slip_of_the_pen_is_near_and_another_word_is_not() {
+    let near = |path: &str| lines(&explained(Method::GET, "shop.example", path));
+    let missed = near("/user/7");
+    assert!(
+        missed.contains(&"user: path differs at segment 1: `user`, not `users`".to_owned()),
+        "{missed:?}"
+    );
+    assert!(
+        !near("/orders/7")
+            .iter()
+            .any(|line| line.starts_with("user:"))
     );
 }
 
