@@ -326,7 +326,8 @@ impl<'n> Fields<'n> {
     }
 
     /// Whether the map has the key, with a value or not.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &'static str) -> bool {
+        self.asked.borrow_mut().insert(name);
         self.entries.iter().any(|entry| *entry.key == *name)
     }
 

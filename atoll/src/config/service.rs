@@ -50,7 +50,7 @@ impl Placed {
 }
 
 /// Keys that say how to run a service, and make no sense for one that runs elsewhere.
-const OURS: [&str; 15] = [
+const OURS: [&str; 14] = [
     "command",
     "build",
     "working_dir",
@@ -65,7 +65,6 @@ const OURS: [&str; 15] = [
     "stop_grace_period",
     "drain",
     "logs",
-    "image",
 ];
 
 /// And the other way round.
@@ -82,7 +81,7 @@ pub(crate) fn decode(
     let name = entry.key.parse::<ServiceName>();
     let name = cx.ok(entry.key_span, name.map_err(|error| error.to_string()));
     let fields = Fields::of(cx, &entry.node, &keys::SERVICE)?;
-    let elsewhere = fields.has("endpoints");
+    let elsewhere = fields.get("endpoints").is_some();
     let (wrong, instead) = match elsewhere {
         true => (
             &OURS[..],
@@ -90,20 +89,15 @@ pub(crate) fn decode(
         ),
         false => (&ELSEWHERE[..], "goes only with `endpoints`"),
     };
-    for field in fields
-        .entries()
-        .filter(|field| wrong.contains(&&*field.key))
-    {
-        cx.error(field.key_span, format!("`{}` {instead}", field.key));
+    for key in wrong {
+        if let Some(field) = fields.entry(key) {
+            cx.error(field.key_span, format!("`{key}` {instead}"));
+        }
     }
     let placed = match elsewhere {
         true => external(cx, entry, &fields, name),
         false => workload(cx, entry, &fields, name, env_files),
     };
-    // The other kind's keys, wrong here, were not asked for.
-    for key in keys::SERVICE.names() {
-        fields.entry(key);
-    }
     fields.finish();
     placed
 }
@@ -121,7 +115,7 @@ fn external(
     let mut seen = HashSet::new();
     let mut endpoints = Vec::new();
     if let Some(node) = fields.get("endpoints") {
-        for item in cx.list(node)? {
+        for item in cx.list(node).unwrap_or_default() {
             let Some(endpoint) = endpoint(cx, item, usual) else {
                 continue;
             };
