@@ -196,9 +196,13 @@ pub fn load(file: &Path, environment: &BTreeMap<String, String>) -> Result<Loade
     };
     if dotenv_file.exists() {
         let shown = file.with_file_name(".env");
-        match Source::read(&shown).map(|source| dotenv::parse(&source, &variables)) {
-            Ok(Ok(found)) => variables.file = found,
-            Ok(Err(errors)) => errors.into_iter().for_each(|error| problems.push(error)),
+        match Source::read(&shown) {
+            Ok(source) => {
+                let (found, said) = dotenv::parse(&source, &variables);
+                variables.file = found;
+                said.into_iter()
+                    .for_each(|diagnostic| problems.push(diagnostic));
+            }
             Err(error) => problems.push(error),
         }
     }

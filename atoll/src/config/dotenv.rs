@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 
 use super::diagnostic::Diagnostic;
 use super::source::{Source, Span};
-use super::variables::{Keep, Variables, interpolate};
+use super::variables::{Interpolated, Keep, Variables, interpolate};
 
 /// The variables of `source`; those before it in the file and those of `around`
-/// may stand in values.
+/// may stand in values. And all that is wrong or odd.
 pub(crate) fn parse(
     source: &Source,
     around: &Variables,
-) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+) -> (BTreeMap<String, String>, Vec<Diagnostic>) {
     let mut known = around.clone();
     let mut found = BTreeMap::new();
-    let mut errors = Vec::new();
+    let mut said = Vec::new();
     let mut reader = Reader {
         text: &source.text,
         line: 1,
@@ -28,7 +28,12 @@ pub(crate) fn parse(
     while reader.next_entry() {
         let span = Span::at(reader.line, reader.column());
         match reader.entry(&known) {
-            Ok((name, Some(value))) => {
+            Ok((name, Some(Interpolated { text: value, unset }))) => {
+                let odd = unset.iter().map(|unset| {
+                    let message = format!("the variable `{unset}` is not set; it is left empty");
+                    Diagnostic::at(source, span, message).warning()
+                });
+                said.extend(odd);
                 known.file.insert(name.clone(), value.clone());
                 found.insert(name, value);
             }
@@ -39,15 +44,12 @@ pub(crate) fn parse(
                 }
             }
             Err(message) => {
-                errors.push(Diagnostic::at(source, span, message));
+                said.push(Diagnostic::at(source, span, message));
                 reader.skip_line();
             }
         }
     }
-    match errors.is_empty() {
-        true => Ok(found),
-        false => Err(errors),
-    }
+    (found, said)
 }
 
 struct Reader<'t> {
@@ -101,7 +103,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn entry(&mut self, known: &Variables) -> Result<(String, Option<String>), String> {
+    fn entry(&mut self, known: &Variables) -> Result<(String, Option<Interpolated>), String> {
         if let Some(after) = self.rest().strip_prefix("export")
             && after.starts_with([' ', '\t'])
         {
@@ -132,9 +134,12 @@ impl<'t> Reader<'t> {
         let value = match value {
             (text, true) => {
                 let filled = interpolate(&text, known, Keep::Nothing);
-                filled.map_err(|why| format!("`{name}`: {why}"))?.text
+                filled.map_err(|why| format!("`{name}`: {why}"))?
             }
-            (text, false) => text,
+            (text, false) => Interpolated {
+                text,
+                unset: Vec::new(),
+            },
         };
         Ok((name, Some(value)))
     }
@@ -192,9 +197,9 @@ impl<'t> Reader<'t> {
 }
 
 /// The variables of `source` as they stand: `NAME=value`, one a line.
-pub(crate) fn parse_raw(source: &Source) -> Result<BTreeMap<String, String>, Vec<Diagnostic>> {
+pub(crate) fn parse_raw(source: &Source) -> (BTreeMap<String, String>, Vec<Diagnostic>) {
     let mut found = BTreeMap::new();
-    let mut errors = Vec::new();
+    let mut said = Vec::new();
     for (index, line) in source.text.lines().enumerate() {
         if line.trim_start().starts_with('#') || line.trim().is_empty() {
             continue;
@@ -205,14 +210,11 @@ pub(crate) fn parse_raw(source: &Source) -> Result<BTreeMap<String, String>, Vec
             }
             _ => {
                 let message = "`NAME=value` was expected";
-                errors.push(Diagnostic::at(source, Span::at(index + 1, 1), message));
+                said.push(Diagnostic::at(source, Span::at(index + 1, 1), message));
             }
         }
     }
-    match errors.is_empty() {
-        true => Ok(found),
-        false => Err(errors),
-    }
+    (found, said)
 }
 
 #[cfg(test)]
@@ -227,10 +229,12 @@ mod tests {
                 .into(),
             file: BTreeMap::new(),
         };
-        parse(&Source::new(".env", text), &around).map_err(|errors| {
-            let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            shown.join("\n")
-        })
+        let (found, said) = parse(&Source::new(".env", text), &around);
+        let shown: Vec<_> = said.iter().map(ToString::to_string).collect();
+        match said.is_empty() {
+            true => Ok(found),
+            false => Err(shown.join("\n")),
+        }
     }
 
     #[test]
@@ -284,6 +288,11 @@ mod tests {
         ] {
             assert!(said.contains(expected), "{expected}: {said}");
         }
+        assert!(
+            parsed("A=$C")
+                .unwrap_err()
+                .contains("warning: the variable `C`")
+        );
         assert!(parsed("A=${B").unwrap_err().contains("not closed"));
         assert!(parsed("A='x' y").unwrap_err().contains("`y` stands after"));
     }

@@ -165,19 +165,12 @@ fn env_file(
             return None;
         }
     };
-    let found = match raw {
+    let (found, said) = match raw {
         true => dotenv::parse_raw(&source),
         false => dotenv::parse(&source, cx.variables),
     };
-    let found = match found {
-        Ok(found) => found,
-        Err(errors) => {
-            for error in errors {
-                cx.report(error);
-            }
-            return None;
-        }
-    };
+    said.into_iter()
+        .for_each(|diagnostic| cx.report(diagnostic));
     let bytes = found.iter().map(|(name, value)| name.len() + value.len());
     if !cx.spend(word.span, bytes.sum()) {
         return None;

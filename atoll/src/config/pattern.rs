@@ -174,3 +174,75 @@ pub(crate) fn below(prefix: &str, path: &str) -> String {
         (prefix, path) => format!("{prefix}{path}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_path_perhaps_with_a_method_and_a_host() {
+        for (raw, method, host, path) in [
+            ("/users/{id}", None, None, "/users/{id}"),
+            ("GET /users", Some("GET"), None, "/users"),
+            ("api.example.com/v1", None, Some("api.example.com"), "/v1"),
+            (
+                "M-SEARCH *.Example.com/",
+                Some("M-SEARCH"),
+                Some("*.example.com"),
+                "/",
+            ),
+            ("localhost", None, Some("localhost"), ""),
+        ] {
+            let key = route_key(raw).unwrap();
+            assert_eq!(key.method.as_ref().map(Method::as_str), method, "{raw}");
+            assert_eq!(
+                key.host.as_ref().map(shown_hostname).as_deref(),
+                host,
+                "{raw}"
+            );
+            assert_eq!(key.path, path, "{raw}");
+        }
+        for raw in ["", "GET ", "get /a", "a b/c", "-.*.com/", "a..b/", "*./"] {
+            assert!(route_key(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_segments_decoded() {
+        use Segment::{Literal, Param, Rest};
+        let literal = |text: &str| Literal(text.to_owned());
+        for (raw, segments) in [
+            ("/", vec![]),
+            ("/a/b", vec![literal("a"), literal("b")]),
+            ("/a/", vec![literal("a"), literal("")]),
+            (
+                "/a/{id}/{rest*}",
+                vec![
+                    literal("a"),
+                    Param("id".to_owned()),
+                    Rest("rest".to_owned()),
+                ],
+            ),
+            ("/caf%C3%A9/a%2Fb", vec![literal("café"), literal("a/b")]),
+            ("/...", vec![literal("...")]),
+        ] {
+            assert_eq!(path(raw).unwrap().segments, segments, "{raw}");
+        }
+        for raw in [
+            "", "a", "/{}", "/{a b}", "/{a}b", "/*", "/..", "/.;x", "/%2e%2E", "/%", "/%ff",
+            "/a?b", "/%00",
+        ] {
+            assert!(path(raw).is_err(), "{raw}");
+        }
+        assert!(path(&format!("/{}", "a".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn a_group_stands_before_its_routes() {
+        assert_eq!(below("/api", "/users"), "/api/users");
+        assert_eq!(below("/api/", "/users"), "/api/users");
+        assert_eq!(below("/api", "/"), "/api");
+        assert_eq!(below("", "/"), "/");
+        assert_eq!(below("/", "/users"), "/users");
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atoll_fleet::workload::{CommandLine, Condition, RestartPolicy};
-use atoll_gateway::config::{Balance, HashKey, Rewrite};
+use atoll_gateway::config::{Balance, HashKey, Limits, LogFormat, Retry, Rewrite, Timeouts};
 use atoll_model::Probe;
 
 use super::diagnostic::Problems;
@@ -241,6 +241,45 @@ fn services_mean_what_they_mean_in_compose() {
         "its own key wins over the merged"
     );
     assert_eq!(setup.stop_grace, Duration::from_secs(90));
+}
+
+#[test]
+fn the_gateway_is_set_as_the_file_says() {
+    let config = everything().gateway;
+    let blocks: Vec<_> = config
+        .trusted_proxies
+        .iter()
+        .map(|c| format!("{}/{}", c.address, c.prefix))
+        .collect();
+    assert_eq!(blocks, ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(config.access_log.format, LogFormat::Json);
+    assert_eq!(
+        config.access_log.path.as_deref(),
+        Some(Path::new("/fleet/logs/access.log"))
+    );
+    let limits = Limits {
+        head_bytes_max: 32 << 10,
+        header_count_max: 50,
+        connections_max: 1000,
+        connections_per_client_max: 10,
+        head_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+        body_progress_timeout: Duration::from_secs(20),
+        h2_streams_max: 50,
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(everything().gateway_drain, Duration::from_secs(5));
+    let usual = good("services: { a: { command: run } }\nroutes: { /a: a }").gateway;
+    assert_eq!(usual.limits, Limits::default());
+    assert_eq!(usual.access_log.format, LogFormat::Off);
+    let route = &usual.routes[0];
+    assert_eq!(route.timeouts, Timeouts::default());
+    assert_eq!(route.retry, Retry::default());
+    assert_eq!(
+        (&route.rewrite, &route.balance),
+        (&Rewrite::Keep, &Balance::LeastRequest)
+    );
+    assert_eq!(route.body_bytes_max, None);
 }
 
 #[test]
