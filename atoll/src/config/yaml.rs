@@ -93,38 +93,7 @@ fn scalar(value: &Value, out: &mut String) {
 
 /// Bare where nobody could take it for anything else, otherwise in quotes.
 fn quoted(text: &str) -> String {
-    let begins =
-        text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '_' | '.'));
-    let plain = |c: char| {
-        c.is_ascii_alphanumeric()
-            || matches!(
-                c,
-                '/' | '_'
-                    | '.'
-                    | '-'
-                    | ' '
-                    | '='
-                    | '+'
-                    | '$'
-                    | '('
-                    | ')'
-                    | '*'
-                    | '%'
-                    | ';'
-                    | '<'
-                    | '>'
-                    | '~'
-            )
-    };
-    // Words that some version of YAML takes for no text.
-    let taken = matches!(
-        &text.to_ascii_lowercase()[..],
-        "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" | ".nan" | ".inf"
-    );
-    let number = text
-        .trim_start_matches('.')
-        .starts_with(|c: char| c.is_ascii_digit());
-    if begins && text.chars().all(plain) && !text.ends_with(' ') && !taken && !number {
+    if is_plain(text) {
         return text.to_owned();
     }
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -152,6 +121,24 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
+fn is_plain(text: &str) -> bool {
+    // All that stands here is outside of `[…]` and `{…}`, where braces and commas
+    // are letters like others.
+    let plain = |c: char| c.is_ascii_alphanumeric() || " /_.-=+$()*%;<>~{},".contains(c);
+    let begins = match text.trim_start_matches(|c: char| c.is_ascii_digit()) {
+        // `10s` is no number, unlike `1e3`, `0x1`, `1_000` and `1.5`.
+        rest if rest.len() < text.len() => rest
+            .starts_with(|c: char| c == '%' || c.is_ascii_alphabetic() && !"eExXoObB".contains(c)),
+        _ => text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_'),
+    };
+    // Words that some version of YAML takes for no text.
+    let taken = matches!(
+        &text.to_ascii_lowercase()[..],
+        "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n"
+    );
+    begins && !taken && text.chars().all(plain) && !text.ends_with(' ')
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -164,8 +151,67 @@ mod tests {
             "name": "shop", "none": null, "empty": {}, "list": [], "number": 2, "flag": true,
             "no": "no", "text": "a: b", "2": "3", "/users/{id}": { "to": [{ "service": "a", "weight": 1 }, "b"] },
         });
-        let expected = "name: shop\nnone: null\nempty: {}\nlist: []\nnumber: 2\nflag: true\n\"no\": \"no\"\ntext: \"a: b\"\n\"2\": \"3\"\n\"/users/{id}\":\n  to:\n    - service: a\n      weight: 1\n    - b\n";
+        let expected = "name: shop\nnone: null\nempty: {}\nlist: []\nnumber: 2\nflag: true\n\"no\": \"no\"\ntext: \"a: b\"\n\"2\": \"3\"\n/users/{id}:\n  to:\n    - service: a\n      weight: 1\n    - b\n";
         assert_eq!(to_yaml(&value), expected);
         assert_eq!(to_yaml(&json!({})), "{}\n");
+    }
+
+    #[test]
+    fn only_what_is_surely_text_goes_without_quotes() {
+        for text in [
+            "10s",
+            "20%",
+            "8MiB",
+            "/a/{b*}",
+            "run --port $PORT",
+            "a,b",
+            "_x",
+            "1m15s",
+        ] {
+            assert_eq!(quoted(text), text);
+        }
+        for text in [
+            "",
+            " a",
+            "a ",
+            "1",
+            "1.5",
+            "1e3",
+            "0x1f",
+            "0o7",
+            "1_000",
+            "12:30:45",
+            "2001-01-01",
+            "-",
+            "- a",
+            "~",
+            ".5",
+            "a: b",
+            "a #b",
+            "null",
+            "No",
+            "TRUE",
+            "off",
+            "y",
+            "*a",
+            "&a",
+            "!a",
+            "{a}",
+            "[a]",
+            "%a",
+            "a\n",
+            "é",
+            "?",
+            "<<",
+            "=",
+            "'a'",
+            "\"",
+            "`a",
+            "@a",
+            "|",
+            ">",
+        ] {
+            assert!(quoted(text).starts_with('"'), "{text}");
+        }
     }
 }
