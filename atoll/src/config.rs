@@ -6,8 +6,8 @@
 //! `tree.rs` reads YAML within limits, `decode.rs` makes values of it; `service.rs`
 //! and `route.rs` know what the two large parts mean.
 //!
-//! Variables that Atoll gives to each replica ([`variables::GIVEN`]: `PORT`,
-//! `ATOLL_SERVICE`, `ATOLL_INSTANCE`) are left alone in `command` and `build`, since
+//! Variables that Atoll gives to each replica (`PORT`, `ATOLL_SERVICE`,
+//! `ATOLL_INSTANCE`) are left alone in `command` and `build`, since
 //! only the replica's shell knows them; everywhere else `$PORT` is a variable like
 //! any other. In [`Loaded::expanded`] values that look secret are `***`; a file
 //! with secrets is therefore not read back alike.
@@ -21,6 +21,7 @@ mod fuzz;
 mod gateway;
 mod health;
 mod keys;
+mod matching;
 mod pattern;
 mod policy;
 mod resolve;

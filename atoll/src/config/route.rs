@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 
-use atoll_gateway::config::{
-    Backend, Balance, Hostname, Match, PathMatch, Rewrite, Route, ValueMatch,
-};
+use atoll_gateway::config::{Backend, Balance, Hostname, Match, Rewrite, Route};
 use atoll_model::ServiceName;
-use http::{HeaderName, Method};
+use http::Method;
 
 use super::decode::{Context, Fields, Word, number};
 use super::keys;
-use super::pattern::{self, RouteKey};
-use super::policy::{Policies, header_name, once};
+use super::matching::{Key, host_text, matches};
+use super::pattern;
+use super::policy::Policies;
 use super::resolve::Names;
 use super::source::Span;
 use super::tree::{Entry, Node, Value};
@@ -35,13 +34,13 @@ pub(crate) struct Placed {
 
 /// What a group hands to its routes.
 #[derive(Clone, Debug, Default)]
-struct Group {
-    prefix: String,
-    method: Option<Method>,
-    hostnames: Vec<Hostname>,
+pub(crate) struct Group {
+    pub(crate) prefix: String,
+    pub(crate) method: Option<Method>,
+    pub(crate) hostnames: Vec<Hostname>,
     /// As written in the keys, for the names of routes.
-    host_text: String,
-    policies: Policies,
+    pub(crate) host_text: String,
+    pub(crate) policies: Policies,
 }
 
 /// All routes of the file, in its order.
@@ -174,7 +173,7 @@ impl Routes<'_> {
 
     fn route(&mut self, entry: &Entry, fields: Option<Fields<'_>>, group: &Group) {
         let cx = self.cx;
-        let key = Key::new(entry, group);
+        let mut key = Key::new(entry, group);
         let Some(fields) = fields else {
             // The shorthand: `/users/{path*}: users`.
             let backends = self.backends(&entry.node);
@@ -204,7 +203,7 @@ impl Routes<'_> {
         };
         let matches = match fields.get("matches") {
             None => key.matching(cx).map(|matching| vec![matching]),
-            Some(node) => self.matches(node, &key),
+            Some(node) => matches(self.cx, node, &key),
         };
         // With hosts and paths of its own, the key is only a name.
         let of_key = match fields.has("hostnames") {
@@ -218,11 +217,11 @@ impl Routes<'_> {
         else {
             return;
         };
-        let key = match name {
-            None => key,
-            Some(Some(name)) => Key { name, ..key },
+        match name {
+            None => {}
+            Some(Some(name)) => key.name = name,
             Some(None) => return,
-        };
+        }
         self.push(entry, &key, hostnames, matches, backends, &policies);
     }
 
@@ -343,178 +342,5 @@ impl Routes<'_> {
         let name = word.text.parse::<ServiceName>();
         self.cx
             .ok(word.span, name.map_err(|error| error.to_string()))
-    }
-
-    fn matches(&self, node: &Node, key: &Key<'_>) -> Option<Vec<Match>> {
-        let items = self.cx.list(node)?;
-        if items.is_empty() {
-            self.cx.error(node.span, "at least one match is needed");
-            return None;
-        }
-        let matches: Vec<_> = items.iter().map(|item| self.matching(item, key)).collect();
-        matches.into_iter().collect()
-    }
-
-    fn matching(&self, node: &Node, key: &Key<'_>) -> Option<Match> {
-        let cx = self.cx;
-        let fields = Fields::of(cx, node, &keys::MATCH)?;
-        let path = match fields.get("path") {
-            Some(node) => {
-                let word = cx.words(node)?;
-                let whole = pattern::below(&key.group.prefix, &word.text);
-                match word.text.starts_with('/') {
-                    true => cx.ok(word.span, pattern::path(&whole)),
-                    false => cx.ok(word.span, pattern::path(&word.text)),
-                }
-            }
-            None => key.path(cx),
-        };
-        let method = match fields.get("method") {
-            Some(node) => {
-                let word = cx.words(node)?;
-                match &word.text[..] {
-                    "*" => Some(None),
-                    text => cx.ok(word.span, pattern::method(text)).map(Some),
-                }
-            }
-            None => key.method(cx),
-        };
-        let headers = fields.get("headers").map(|node| self.headers(node));
-        let query = fields.get("query").map(|node| self.query(node));
-        fields.finish();
-        Some(Match {
-            path: path?,
-            method: method?,
-            headers: headers.unwrap_or_default(),
-            query: query.unwrap_or_default(),
-        })
-    }
-
-    fn headers(&self, node: &Node) -> Vec<(HeaderName, ValueMatch)> {
-        let cx = self.cx;
-        let mut seen = HashSet::new();
-        let entries = cx.map(node).unwrap_or_default().iter();
-        let found = entries.filter_map(|entry| {
-            let name = cx.ok(entry.key_span, header_name(&entry.key))?;
-            once(cx, &mut seen, &name, entry.key_span);
-            Some((name, self.value(entry)?))
-        });
-        found.collect()
-    }
-
-    fn query(&self, node: &Node) -> Vec<(String, ValueMatch)> {
-        let entries = self.cx.map(node).unwrap_or_default().iter();
-        let found = entries.filter_map(|entry| Some((entry.key.to_string(), self.value(entry)?)));
-        found.collect()
-    }
-
-    fn value(&self, entry: &Entry) -> Option<ValueMatch> {
-        let cx = self.cx;
-        if !matches!(entry.node.value, Value::Map(_)) {
-            return Some(ValueMatch::Exact(cx.text(&entry.node)?.text));
-        }
-        let fields = Fields::of(cx, &entry.node, &keys::VALUE_MATCH)?;
-        let exact = fields.get("exact").map(|node| cx.text(node));
-        let present = fields.get("present").map(|node| cx.flag(node));
-        fields.finish();
-        match (exact, present) {
-            (Some(exact), None) => Some(ValueMatch::Exact(exact?.text)),
-            (None, Some(present)) if present? => Some(ValueMatch::Present),
-            _ => {
-                cx.error(
-                    entry.node.span,
-                    "give either `exact: VALUE` or `present: true`",
-                );
-                None
-            }
-        }
-    }
-}
-
-/// A route's key; looked into only where the route itself does not say.
-struct Key<'a> {
-    entry: &'a Entry,
-    group: &'a Group,
-    name: String,
-    parsed: Result<RouteKey, String>,
-}
-
-impl<'a> Key<'a> {
-    fn new(entry: &'a Entry, group: &'a Group) -> Self {
-        let parsed = pattern::route_key(&entry.key);
-        let name = match &parsed {
-            Ok(key) => {
-                let method = key.method.as_ref().or(group.method.as_ref());
-                let method = method.map_or_else(String::new, |method| format!("{method} "));
-                let path = pattern::below(&group.prefix, &key.path);
-                format!("{method}{}{path}", host_text(key, group))
-            }
-            Err(_) => entry.key.to_string(),
-        };
-        // The key as it was written, where nothing was added to it.
-        let alone = group.prefix.is_empty() && group.method.is_none() && group.host_text.is_empty();
-        let name = if alone { entry.key.to_string() } else { name };
-        Self {
-            entry,
-            group,
-            name,
-            parsed,
-        }
-    }
-
-    fn parsed(&self, cx: &Context<'_>) -> Option<&RouteKey> {
-        match &self.parsed {
-            Ok(key) => Some(key),
-            Err(why) => {
-                cx.error(self.entry.key_span, why.clone());
-                None
-            }
-        }
-    }
-
-    fn path(&self, cx: &Context<'_>) -> Option<PathMatch> {
-        let key = self.parsed(cx)?;
-        let whole = pattern::below(&self.group.prefix, &key.path);
-        if whole.is_empty() {
-            let host = &self.entry.key;
-            let (message, hint) = match host.contains('.') {
-                true => (
-                    "the route has no path",
-                    format!("for all of it write `{host}/{{path*}}`"),
-                ),
-                false => (
-                    "a path begins with `/`",
-                    format!("did you mean `/{host}`, or `/{host}/{{path*}}` with all below it?"),
-                ),
-            };
-            cx.error_with(self.entry.key_span, message, hint);
-            return None;
-        }
-        cx.ok(self.entry.key_span, pattern::path(&whole))
-    }
-
-    fn method(&self, cx: &Context<'_>) -> Option<Option<Method>> {
-        let method = self.parsed(cx)?.method.clone();
-        Some(method.or_else(|| self.group.method.clone()))
-    }
-
-    fn host(&self, cx: &Context<'_>) -> Option<Option<Hostname>> {
-        Some(self.parsed(cx)?.host.clone())
-    }
-
-    fn matching(&self, cx: &Context<'_>) -> Option<Match> {
-        Some(Match {
-            path: self.path(cx)?,
-            method: self.method(cx)?,
-            headers: Vec::new(),
-            query: Vec::new(),
-        })
-    }
-}
-
-fn host_text(key: &RouteKey, group: &Group) -> String {
-    match &key.host {
-        Some(host) => pattern::shown_hostname(host),
-        None => group.host_text.clone(),
     }
 }
