@@ -5,6 +5,11 @@
 //! whole by then (most are) needs no other. Else the exchange goes on in a task of
 //! its own, and a slot of one piece lies between the two: a client that does not
 //! read is waited for, and timed out, like any other.
+//!
+//! What HTTP/1 clients get and these do not: interim responses (103 and the like),
+//! which hyper's server cannot send and a proxy may leave out (RFC 9110 §15.2). So
+//! `Expect: 100-continue` is not passed on either; the client's own patience ends
+//! that wait. Extended CONNECT (WebSocket, RFC 8441) is refused.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -252,8 +252,8 @@ impl<'s> Exchange<'s> {
         let mut in_flight = match self.pick(route, client, &tried) {
             Ok(in_flight) => in_flight,
             Err(failure) => {
-                self.await_endpoint(route, client, timer, &mut tried, failure)
-                    .await?
+                // Boxed, so that connections need no room for what is rare.
+                Box::pin(self.await_endpoint(route, client, timer, &mut tried, failure)).await?
             }
         };
         let mut reuse = true;
@@ -286,8 +286,7 @@ impl<'s> Exchange<'s> {
             drop(in_flight);
             untouched &= failure.retry == RetrySafety::NeverSent;
             in_flight = if untouched && failure.reason == Reason::ConnectFailed {
-                self.await_endpoint(route, client, timer, &mut tried, failure)
-                    .await?
+                Box::pin(self.await_endpoint(route, client, timer, &mut tried, failure)).await?
             } else {
                 let newest = self.worker.snapshot();
                 let route = self.newest_of(&newest, route, client);

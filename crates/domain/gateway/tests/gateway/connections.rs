@@ -152,14 +152,13 @@ async fn a_client_that_reads_slowly_is_served_and_one_that_stops_is_cut_off() {
     let mut slow = small_window(&world).await;
     slow.send(get("/", "")).await;
     slow.head().await.unwrap();
-    // 16 KiB every 10 ms, so that one piece of 256 KiB takes about 160 ms, and many
-    // pieces far longer than the limit.
+    // 8 KiB every 10 ms, so that one piece of 256 KiB takes longer than the limit.
     let mut every = tokio::time::interval(Duration::from_millis(10));
-    for _ in 0..60 {
+    for _ in 0..150 {
         every.tick().await;
-        assert_eq!(slow.take(16 * 1024).await.len(), 16 * 1024);
+        assert_eq!(slow.take(8 * 1024).await.len(), 8 * 1024);
     }
-    let left = LENGTH - 60 * 16 * 1024;
+    let left = LENGTH - 150 * 8 * 1024;
     assert_eq!(slow.take(left).await.len(), left, "the rest comes as well");
 
     let mut stopped = small_window(&world).await;

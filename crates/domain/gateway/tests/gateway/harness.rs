@@ -230,7 +230,10 @@ impl World {
     }
 
     pub(crate) async fn connect(&self) -> Conn {
-        Conn::new(TcpStream::connect(self.address).await.unwrap(), 0)
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        // What is sent arrives, whatever was sent before.
+        stream.set_nodelay(true).unwrap();
+        Conn::new(stream, 0)
     }
 
     /// Sends `raw` over a connection of its own and reads one response.
