@@ -46,6 +46,9 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// And for how long.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long the first request of a connection is waited for at the end: who has just
+/// connected is about to send it, and would take a closed connection for a failure.
+const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 /// What the kernel may hold unsent of a response that is not written at once. Without
 /// it, that is some MiB, of which a third has to leave before the next write: a client
 /// that reads slowly would seem to have stopped, and pin that memory meanwhile.
@@ -165,6 +168,7 @@ impl Http1 {
         // A head that does not come in one piece gathers here.
         let mut gathered: Vec<u8> = Vec::new();
         let mut parked = false;
+        let mut hurried = false;
         poll_fn(|cx| {
             loop {
                 let (buffer, from, to) = match self.ahead.take() {
@@ -193,13 +197,18 @@ impl Http1 {
                 }
             }
             if gathered.is_empty() {
-                if self.worker.draining.get() || drain.as_mut().poll(cx).is_ready() {
+                let leaving = self.worker.draining.get() || drain.as_mut().poll(cx).is_ready();
+                if leaving && self.used {
                     return Poll::Ready(Incoming::Closed);
                 }
                 if !parked {
                     parked = true;
                     self.park();
                     timer.limit(Wait::Client, self.worker.limits().idle_timeout);
+                }
+                if leaving && !std::mem::replace(&mut hurried, true) {
+                    timer.clear(Wait::Client);
+                    timer.limit(Wait::Client, FIRST_REQUEST_WAIT);
                 }
             }
             timer.poll(cx).map(|_| match gathered.is_empty() {

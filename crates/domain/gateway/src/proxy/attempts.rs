@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::{
     Client, Sending, View, client_gone, malformed, request_timeout, timeout, wants_upgrade,
 };
@@ -312,6 +314,12 @@ impl Exchange<'_> {
                         });
                     }
                     Poll::Ready(Ok(())) => {
+                        if upstream.head.status == StatusCode::CONTINUE
+                            && client.head().expects_continue
+                        {
+                            // From here on the client is waited for.
+                            timer.clear(Wait::Upstream);
+                        }
                         client.interim(&upstream.head, upstream.head_bytes());
                         sending.interim = true;
                         upstream.skip_head();

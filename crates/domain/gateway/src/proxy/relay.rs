@@ -48,6 +48,11 @@ impl Exchange<'_> {
             .await;
         self.bytes_out = upstream.body.content_bytes();
         if let Err(failure) = outcome {
+            if !sending.flushed {
+                // Nothing of it was sent yet, so that the failure can be told.
+                client.retract();
+                return Err(failure);
+            }
             self.reason = Some(failure.reason);
             return Ok(Next::Cut);
         }

@@ -7,7 +7,7 @@ use atoll_gateway::config::{Backend, Balance, Config, HashKey};
 use atoll_model::Health;
 use tokio::sync::Notify;
 
-use crate::harness::{Conn, World, config, get, named};
+use crate::harness::{Conn, World, closed_address, config, get, named};
 
 fn balanced(balance: Balance) -> Config {
     let mut config = config();
@@ -142,6 +142,23 @@ async fn a_client_sticks_by_its_address() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn whatever_the_balance_a_request_ends_at_the_instance_that_lives() {
+    for balance in [
+        Balance::LeastRequest,
+        Balance::RoundRobin,
+        Balance::Hash(HashKey::Header(http::HeaderName::from_static("x-key"))),
+    ] {
+        let world = World::start(balanced(balance)).await;
+        world.register("dead", closed_address()).await;
+        world.upstream("live", named("live")).await;
+        for key in 0..20 {
+            let counts = count(&world, 2, &format!("X-Key: {key}\r\n")).await;
+            assert_eq!(counts, [("live".to_owned(), 2)].into());
+        }
+    }
 }
 
 #[tokio::test]

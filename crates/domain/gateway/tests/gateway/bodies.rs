@@ -95,6 +95,29 @@ async fn a_cut_off_response_is_cut_off_for_the_client_too() {
 }
 
 #[tokio::test]
+async fn a_response_cut_off_after_its_head_is_never_an_empty_reply() {
+    let serve = |mut conn: Conn| async move {
+        conn.head().await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+            .await;
+    };
+    let world = World::with(config(), serve).await;
+    for _ in 0..50 {
+        let mut client = world.connect().await;
+        client.send(get("/", "Connection: close\r\n")).await;
+        let head = client.head().await.expect("a head, whichever");
+        let rest = client.rest().await;
+        // As the end was seen before or after the head was passed on.
+        if head.starts_with("HTTP/1.1 200 ") {
+            assert!(rest.is_empty());
+        } else {
+            assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+            assert!(String::from_utf8(rest).unwrap().contains("upstream_closed"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_pass() {
     let response = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n\
                     HTTP/1.1 102 Processing\r\nConnection: x\r\n\r\n\
@@ -174,6 +197,25 @@ async fn an_upstream_that_never_says_continue_is_to_blame() {
     let response = world.ask(EXPECT).await;
     assert_eq!(response.status, 504);
     assert!(response.text().contains("\"blame\":\"upstream\""));
+}
+
+#[tokio::test]
+async fn after_continue_it_is_the_client_that_is_waited_for() {
+    let mut config = config();
+    config.routes[0].timeouts.response_head = Duration::from_millis(100);
+    config.limits.body_progress_timeout = Duration::from_millis(400);
+    let world = World::with(config, |mut conn: Conn| async move {
+        conn.head().await;
+        conn.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        conn.rest().await;
+    })
+    .await;
+    let mut client = world.connect().await;
+    client.send(EXPECT).await;
+    assert_eq!(client.response().await.status, 100);
+    let response = client.response().await;
+    assert_eq!(response.status, 408);
+    assert!(response.text().contains("\"blame\":\"client\""));
 }
 
 #[tokio::test]

@@ -259,6 +259,29 @@ async fn a_request_in_flight_is_finished_at_the_end_and_idle_clients_are_let_go(
 }
 
 #[tokio::test]
+async fn a_client_that_has_just_connected_is_served_at_the_end() {
+    let world = World::with(config(), echo).await;
+    let mut silent = world.connect().await;
+    let mut fresh = world.connect().await;
+    let mut used = world.connect().await;
+    used.send(get("/", "")).await;
+    used.response().await;
+    let stopping = world.stop();
+    let seen = async {
+        // It closes at once: the drain has begun.
+        assert!(used.is_closed().await);
+        fresh.send(get("/", "")).await;
+        let response = fresh.response().await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.field("connection"), Some("close"));
+        drop(fresh);
+        assert!(silent.is_closed().await, "it is not waited for without end");
+    };
+    let (stopped, ()) = tokio::join!(stopping, seen);
+    stopped.unwrap();
+}
+
+#[tokio::test]
 async fn what_takes_longer_than_the_drain_is_cut_off() {
     let arrived = Arc::new(Notify::new());
     let tell = Arc::clone(&arrived);
