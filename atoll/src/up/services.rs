@@ -58,6 +58,8 @@ struct View {
     snapshot: Option<Arc<Snapshot>>,
     /// Services of the file whose instances run elsewhere.
     configured: BTreeSet<ServiceName>,
+    /// Services of the file whose instances the fleet runs.
+    run_here: BTreeSet<ServiceName>,
     now: std::time::SystemTime,
 }
 
@@ -73,17 +75,23 @@ impl View {
                 .iter()
                 .map(|external| external.service.clone())
                 .collect(),
+            run_here: loaded
+                .workloads
+                .iter()
+                .map(|workload| workload.service.clone())
+                .collect(),
             now: live.clock.wall(),
         }
     }
 
     fn service(&self, name: &ServiceName) -> wire::Service {
         let run = self.fleet.services.get(name);
+        let ours = run.is_some() || self.run_here.contains(name);
         let mut instances: BTreeMap<String, wire::Instance> = self
             .catalog
             .instances(name.as_str())
             .iter()
-            .map(|known| (known.id.to_string(), self.instance(known)))
+            .map(|known| (known.id.to_string(), self.instance(known, ours)))
             .collect();
         for replica in run.iter().flat_map(|run| &run.replicas) {
             let shown = instances
@@ -91,10 +99,10 @@ impl View {
                 .or_insert_with(|| absent(replica));
             self.add_replica(shown, replica);
         }
-        let source = match run {
-            Some(_) => "fleet",
-            None if self.configured.contains(name) => "config",
-            None => "client",
+        let source = match ours {
+            true => "fleet",
+            false if self.configured.contains(name) => "config",
+            false => "client",
         };
         wire::Service {
             name: name.to_string(),
@@ -104,7 +112,15 @@ impl View {
         }
     }
 
-    fn instance(&self, instance: &Instance) -> wire::Instance {
+    /// `ours` is whether the fleet registered it, and so wrote its process into the
+    /// metadata: the catalogue is newer than the fleet's own status, which is
+    /// published at most 20 times a second.
+    fn instance(&self, instance: &Instance, ours: bool) -> wire::Instance {
+        let mut metadata = instance.metadata.clone();
+        let pid = match ours {
+            true => metadata.remove("pid").and_then(|pid| pid.parse().ok()),
+            false => None,
+        };
         let in_flight = self.snapshot.iter().flat_map(|snapshot| {
             snapshot.endpoints_of(instance.service.as_str(), instance.id.as_str())
         });
@@ -115,19 +131,17 @@ impl View {
             note: instance.note.clone(),
             weight: instance.weight,
             tags: instance.tags.clone(),
-            metadata: instance.metadata.clone(),
+            metadata,
             in_flight: in_flight.map(|e| u64::from(e.in_flight())).sum(),
-            pid: None,
+            pid,
             restarts: None,
             uptime_ms: None,
         }
     }
 
     fn add_replica(&self, shown: &mut wire::Instance, replica: &ReplicaStatus) {
-        shown.pid = replica.pid;
+        shown.pid = replica.pid.or(shown.pid);
         shown.restarts = Some(u64::from(replica.restarts));
-        // A process of its own id is said in `pid`, not twice.
-        shown.metadata.remove("pid");
         if replica.pid.is_some()
             && let Some(started) = replica.started_at
         {
