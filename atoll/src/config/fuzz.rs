@@ -21,7 +21,7 @@ pub fn fuzz(bytes: &[u8]) {
         Ok(loaded) => loaded,
         Err(errors) => {
             assert!(errors.iter().next().is_some(), "refused without a reason");
-            let lines = bytes.split(|&byte| byte == b'\n').count();
+            let lines = bytes.split(|&byte| byte == b'\n' || byte == b'\r').count();
             assert!(
                 errors.iter().all(|error| error.line as usize <= lines + 1),
                 "beyond the end: {errors}"

@@ -45,7 +45,13 @@ impl Span {
 impl Source {
     pub(crate) fn new(name: &str, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        // YAML 1.2 §5.4: a carriage return alone ends a line too.
+        let bytes = text.as_bytes();
+        let ends = (1..=bytes.len()).filter(|&at| match bytes[at - 1] {
+            b'\n' => true,
+            b'\r' => bytes.get(at) != Some(&b'\n'),
+            _ => false,
+        });
         Self {
             name: name.into(),
             text: text.into(),
@@ -88,22 +94,17 @@ impl Source {
     pub(crate) fn line(&self, number: usize) -> &str {
         let start = self.lines.get(number.saturating_sub(1)).copied();
         let line = start.map_or("", |start| &self.text[start..]);
-        let line = line.split('\n').next().unwrap_or_default();
-        line.strip_suffix('\r').unwrap_or(line)
+        line.split(['\r', '\n']).next().unwrap_or_default()
     }
 }
 
 fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Diagnostic {
     let valid = error.utf8_error().valid_up_to();
     let bytes = error.as_bytes();
-    let before = String::from_utf8_lossy(&bytes[..valid]);
-    let line = before.matches('\n').count() + 1;
-    let start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before[start..].chars().count() + 1;
-    let line_end = bytes[valid..].iter().position(|&byte| byte == b'\n');
-    let line_end = line_end.map_or(bytes.len(), |at| valid + at);
-    let shown = String::from_utf8_lossy(&bytes[start..line_end]);
+    let before = Source::new(name, &String::from_utf8_lossy(&bytes[..valid]));
+    let line = before.lines.len();
+    let column = before.line(line).chars().count() + 1;
+    let shown = Source::new(name, &String::from_utf8_lossy(bytes));
     let message = format!("byte 0x{:02x} is not UTF-8 text", bytes[valid]);
-    Diagnostic::new(name, &shown, line, Span::at(line, column), message)
-        .hint("save the file as UTF-8")
+    Diagnostic::at(&shown, Span::at(line, column), message).hint("save the file as UTF-8")
 }
