@@ -20,7 +20,7 @@ const ROUTES_MAX: usize = 20_000;
 
 /// Bytes of hosts and edited headers that all routes together may have, each with
 /// what it inherits.
-const INHERITED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const INHERITED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes that a route's name may have, all its groups' keys together.
 const NAME_BYTES_MAX: usize = 900;

@@ -509,24 +509,24 @@ fn hostile_files_are_refused_quickly_and_clearly() {
     let variables = format!("name: {}{}", "${A:-".repeat(100_000), "}".repeat(100_000));
     let wide = "q: 1\n".repeat(100_000);
     let errors = "services:\n".to_owned()
-        + &(0..20_000)
+        + &(0..5_000)
             .map(|n| format!("  s{n}: {{ x: 1 }}\n"))
             .collect::<String>();
     let inherited = {
         let hosts: String = (0..5_000).map(|n| format!("h{n}.x,")).collect();
-        let routes: String = (0..15_000).map(|n| format!("      /{n}: a\n")).collect();
+        let routes: String = (0..3_000).map(|n| format!("      /{n}: a\n")).collect();
         format!(
             "services: {{ a: {{ command: run }} }}\nroutes:\n  /g:\n    hostnames: [{hosts}]\n    routes:\n{routes}"
         )
     };
-    let unknown: String = (0..20_000)
+    let unknown: String = (0..5_000)
         .map(|n| format!("  s{n}: {{ command: run, depends_on: [t{n}] }}\n"))
         .collect();
-    let chain: String = (0..20_000)
+    let chain: String = (0..5_000)
         .map(|n| {
             format!(
                 "  s{n}: {{ command: run, depends_on: [s{}] }}\n",
-                (n + 1) % 20_000
+                (n + 1) % 5_000
             )
         })
         .collect();
