@@ -19,7 +19,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::StatusCode;
-use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -48,17 +47,11 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// How long the first request of a connection is waited for at the end: who has just
 /// connected is about to send it, and would take a closed connection for a failure.
-const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(500);
-/// What the kernel may hold unsent of a response that is not written at once. Without
-/// it, that is some MiB, of which a third has to leave before the next write: a client
-/// that reads slowly would seem to have stopped, and pin that memory meanwhile.
-const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// An HTTP/1 client.
 pub(crate) struct Http1 {
     stream: TcpStream,
-    /// `UNSENT_BYTES_MAX` is set.
-    paced: bool,
     worker: Rc<Worker>,
     peer: Peer,
     head: RequestHead,
@@ -89,7 +82,6 @@ pub(crate) async fn run(worker: Rc<Worker>, stream: TcpStream, address: SocketAd
     let mut timer = Timer::new(worker.clock.clone());
     let mut http1 = Http1 {
         stream,
-        paced: false,
         worker: Rc::clone(&worker),
         peer,
         head: RequestHead::default(),
@@ -473,11 +465,6 @@ impl Client for Http1 {
     }
 
     fn piece(&mut self, piece: &[u8], end: bool, trailers: &[u8]) {
-        if !end && !piece.is_empty() && !self.paced {
-            self.paced = true;
-            // Without it, the connection only works less well.
-            drop(SockRef::from(&self.stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
-        }
         self.output.piece(piece, self.chunked, end, trailers);
     }
 

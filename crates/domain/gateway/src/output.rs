@@ -6,11 +6,17 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 /// Pieces up to this size are copied behind the head: cheaper than a gathering write.
 const INLINE_BYTES_MAX: usize = 4096;
+
+/// What the kernel may hold unsent of a body that is not written at once. Without it,
+/// that is some MiB, of which a third has to leave before the next write: a peer that
+/// reads slowly would seem to have stopped, and pin that memory meanwhile.
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 
 /// One write in progress.
 #[derive(Debug, Default)]
@@ -25,6 +31,10 @@ pub(crate) struct Output {
     any_sent: bool,
     /// It took one since [`Output::take_moved`] was asked.
     moved: bool,
+    /// A body that is longer than one piece has been written to this peer.
+    long: bool,
+    /// [`UNSENT_BYTES_MAX`] is set.
+    paced: bool,
 }
 
 impl Output {
@@ -50,6 +60,7 @@ impl Output {
     /// Adds a piece of a body to what is to be written. The same `piece` is then
     /// given to [`Output::poll`] until that is ready.
     pub(crate) fn piece(&mut self, piece: &[u8], chunked: bool, end: bool, trailers: &[u8]) {
+        self.long |= !end && !piece.is_empty();
         if chunked && !piece.is_empty() {
             push_hex(&mut self.prefix, piece.len());
             self.prefix.extend_from_slice(b"\r\n");
@@ -80,6 +91,11 @@ impl Output {
         stream: &mut TcpStream,
         piece: &[u8],
     ) -> Poll<io::Result<()>> {
+        if self.long && !self.paced {
+            self.paced = true;
+            // Where it cannot be set, slow peers are only told from dead ones less well.
+            drop(SockRef::from(&*stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
+        }
         let piece = &piece[..self.piece_len];
         let total = self.prefix.len() + piece.len() + self.suffix.len();
         while self.sent < total {

@@ -82,6 +82,41 @@ async fn a_response_that_goes_on_is_not_cut_off() {
     assert_eq!(world.ask(&get("/", "")).await.body.len(), 20);
 }
 
+#[tokio::test]
+async fn an_upstream_that_reads_slowly_is_waited_for() {
+    const LENGTH: usize = 12 * 1024 * 1024;
+    let mut config = config();
+    config.routes[0].timeouts.idle = Duration::from_millis(300);
+    let world = World::start(config).await;
+    // Its kernel takes little, so that it must read.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(8).unwrap();
+    world.register("slow", listener.local_addr().unwrap()).await;
+    let upstream = async {
+        let mut conn = Conn::new(listener.accept().await.unwrap().0, 0);
+        conn.head().await;
+        let mut every = tokio::time::interval(Duration::from_millis(10));
+        for _ in 0..150 {
+            every.tick().await;
+            conn.take(8 * 1024).await;
+        }
+        conn.take(LENGTH - 150 * 8 * 1024).await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+    };
+    let mut client = world.connect().await;
+    let client = async {
+        let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+        client.send(head).await;
+        client.send(vec![b'x'; LENGTH]).await;
+        client.response().await
+    };
+    let (response, ()) = tokio::join!(client, upstream);
+    assert_eq!(response.text(), "ok");
+}
+
 /// A listener whose queue is full: connecting to it takes for ever.
 struct Full {
     listener: Socket,
