@@ -232,6 +232,9 @@ pub struct Timeouts {
 /// When a failed attempt is repeated, always against another instance if there is
 /// one, and only where it cannot hurt: nothing was sent, or the method is
 /// idempotent (RFC 9110 §9.2.2) and no byte of a response came.
+///
+/// Beside that, a request that was never sent waits for the next instance of a service
+/// that has lost its last one a moment ago: until 5 s after the loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts in all, the first included; 1 is no retry. Default 3.

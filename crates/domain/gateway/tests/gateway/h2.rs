@@ -463,6 +463,53 @@ async fn streams_in_flight_are_finished_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_lost_service_is_waited_for_and_a_silent_one_is_not() {
+    let world = World::with(config(), named("first")).await;
+    let mut sender = connect(&world).await;
+    assert_eq!(get(&mut sender, "/").await.text(), "first");
+    world.deregister("one").await;
+    let back = async {
+        let in_flight = "atoll_gateway_requests_in_flight{route=\"all\"}";
+        eventually("the request waits", || world.metric(in_flight) == 1).await;
+        world.upstream("two", named("next")).await;
+    };
+    let (answer, ()) = tokio::join!(get(&mut sender, "/"), back);
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "next"));
+
+    let mut short = config();
+    short.routes[0].timeouts.response_head = Duration::from_millis(50);
+    let world = World::with(short, |mut conn: Conn| async move {
+        conn.rest().await;
+    })
+    .await;
+    let answer = get(&mut connect(&world).await, "/").await;
+    assert_eq!(answer.status, 504);
+    assert!(answer.text().contains("upstream_timeout"));
+}
+
+#[tokio::test]
+async fn a_stale_upstream_connection_costs_no_stream() {
+    let world = World::with(config(), |mut conn: Conn| async move {
+        let Some(head) = conn.head().await else {
+            return;
+        };
+        conn.body(&head).await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+        // Closes with the next request unread.
+        conn.stream.readable().await.unwrap();
+    })
+    .await;
+    let mut sender = connect(&world).await;
+    for _ in 0..40 {
+        let frames = vec![data(b"hello"), data(b"world")];
+        let asked = request("POST", "/").body(body(frames)).unwrap();
+        assert_eq!(ask(&mut sender, asked).await.status, 200);
+        assert_eq!(get(&mut sender, "/").await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let mut config = config();
     config.limits.idle_timeout = Duration::from_millis(50);
