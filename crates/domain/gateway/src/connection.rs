@@ -102,7 +102,7 @@ pub(crate) async fn run(worker: Rc<Worker>, stream: TcpStream, address: SocketAd
             Box::pin(h2::run(worker, stream, peer, read)).await;
         }
         Last::Tunnel(upstream, in_flight) => {
-            let idle = worker.snapshot().config.limits.idle_timeout;
+            let idle = worker.idle_timeout();
             let rest = http1.body.take_rest();
             let stream = http1.stream;
             Box::pin(tunnel::run(&worker, stream, rest, upstream, idle)).await;
@@ -196,7 +196,7 @@ impl Http1 {
                 if !parked {
                     parked = true;
                     self.park();
-                    timer.limit(Wait::Client, self.worker.limits().idle_timeout);
+                    timer.limit(Wait::Client, self.worker.idle_timeout());
                 }
                 if leaving && !std::mem::replace(&mut hurried, true) {
                     timer.clear(Wait::Client);

@@ -107,6 +107,10 @@ impl Worker {
         self.snapshot.borrow_mut().load().config.limits.clone()
     }
 
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.snapshot.borrow_mut().load().config.limits.idle_timeout
+    }
+
     pub(crate) fn random(&self) -> RefMut<'_, Random> {
         self.random.borrow_mut()
     }
