@@ -240,6 +240,7 @@ fn read(
         reads_files: place.reads_files,
         problems: RefCell::new(problems),
         spent: RefCell::new(0),
+        stranded: RefCell::default(),
     };
     let loaded = decode_root(&cx, &root, place);
     let warnings = cx.problems.into_inner().finish()?;

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Problems, Severity, suggestion};
+use super::diagnostic::{Diagnostic, Problems, Severity, meant, suggestion};
 use super::keys::{Effect, Key, Kind, Object, is_extension};
+use super::service::Dependency;
 use super::source::{Source, Span};
 use super::tree::{Entry, Node, Value};
 use super::value;
@@ -29,6 +30,9 @@ pub(crate) struct Context<'a> {
     pub(crate) problems: RefCell<Problems>,
     /// Bytes of all texts so far.
     pub(crate) spent: RefCell<usize>,
+    /// Dependencies of services that could not be decoded: their names are looked up
+    /// all the same, so that everything that is wrong is told at once.
+    pub(crate) stranded: RefCell<Vec<Dependency>>,
 }
 
 /// A text with its place.
@@ -329,6 +333,17 @@ impl<'n> Fields<'n> {
     pub(crate) fn has(&self, name: &'static str) -> bool {
         self.asked.borrow_mut().insert(name);
         self.entries.iter().any(|entry| *entry.key == *name)
+    }
+
+    /// Whether one of these keys was meant by one that is not known.
+    pub(crate) fn misspelt(&self, names: &[&'static str]) -> bool {
+        let known = self.object.names();
+        let unknown = self
+            .entries()
+            .filter(|entry| self.key(&entry.key).is_none());
+        unknown
+            .filter_map(|entry| meant(&entry.key, &known))
+            .any(|meant| names.contains(&meant))
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &'n Entry> {

@@ -340,10 +340,15 @@ pub(crate) fn nearest<'k>(
 }
 
 /// "did you mean X?", or all that is known.
-pub(crate) fn suggestion(given: &str, known: &[&str]) -> String {
+/// The known name that `given` is a typo of, if it looks like one.
+pub(crate) fn meant<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
     // Distances cost length times length: what is that long is no typo.
     let near = (given.len() <= 100).then(|| nearest(given, known.iter().copied()));
-    match near.flatten() {
+    near.flatten()
+}
+
+pub(crate) fn suggestion(given: &str, known: &[&str]) -> String {
+    match meant(given, known) {
         Some(name) => format!("did you mean `{name}`?"),
         None if known.is_empty() => "there are none".to_owned(),
         None => {

@@ -472,8 +472,8 @@ static POLICIES: &[Key] = &[
     ),
     key(
         "rewrite",
-        Kind::Object(&REWRITE),
-        "What the service sees as path; by default what the client sent.",
+        Either(&[Text, Kind::Object(&REWRITE)]),
+        "What the service sees as path, with parameters of the match: `/v2/{path}`; by default what the client sent.",
     ),
     key("headers", Kind::Object(&HEADERS), "Changes to headers."),
     key("timeout", Duration, "The same as `timeouts.request`."),

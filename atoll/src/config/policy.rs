@@ -9,7 +9,7 @@ use std::time::Duration;
 use atoll_gateway::config::{Balance, HashKey, HeaderEdit, Retry, Rewrite, Timeouts};
 use http::{HeaderName, HeaderValue};
 
-use super::decode::{Context, Fields, number};
+use super::decode::{Context, Fields, Word, number};
 use super::keys;
 use super::pattern;
 use super::source::Span;
@@ -211,12 +211,30 @@ fn is_token(name: &str) -> bool {
     name.parse::<HeaderName>().is_ok()
 }
 
+fn template(cx: &Context<'_>, path: Word) -> Option<Rewrite> {
+    let visible = |b: u8| b.is_ascii_graphic() && b != b'#';
+    if path.text.len() > pattern::PATH_BYTES_MAX {
+        let message = format!("a path may have at most {} bytes", pattern::PATH_BYTES_MAX);
+        cx.error(path.span, message);
+    }
+    if !path.text.bytes().all(visible) {
+        cx.error(
+            path.span,
+            "a path is visible ASCII without `#`; encode the rest as %XX",
+        );
+    }
+    Some(Rewrite::Template(path.text))
+}
+
 fn rewrite(cx: &Context<'_>, node: &Node) -> Option<Rewrite> {
+    if matches!(node.value, Value::Text(_)) {
+        return template(cx, cx.words(node)?);
+    }
     let fields = Fields::of(cx, node, &keys::REWRITE)?;
     let strip = fields.get("strip_prefix").map(|node| cx.flag(node));
-    let template = fields.get("path").map(|node| cx.words(node));
+    let path = fields.get("path").map(|node| cx.words(node));
     fields.finish();
-    match (strip, template) {
+    match (strip, path) {
         (Some(_), Some(_)) => {
             cx.error(node.span, "`strip_prefix` and `path` exclude each other");
             None
@@ -225,21 +243,7 @@ fn rewrite(cx: &Context<'_>, node: &Node) -> Option<Rewrite> {
             true => Rewrite::StripPrefix,
             false => Rewrite::Keep,
         }),
-        (None, Some(template)) => {
-            let template = template?;
-            let visible = |b: u8| b.is_ascii_graphic() && b != b'#';
-            if template.text.len() > pattern::PATH_BYTES_MAX {
-                let message = format!("a path may have at most {} bytes", pattern::PATH_BYTES_MAX);
-                cx.error(template.span, message);
-            }
-            if !template.text.bytes().all(visible) {
-                cx.error(
-                    template.span,
-                    "a path is visible ASCII without `#`; encode the rest as %XX",
-                );
-            }
-            Some(Rewrite::Template(template.text))
-        }
+        (None, Some(path)) => template(cx, path?),
         (None, None) => {
             cx.error(node.span, "give `strip_prefix: true` or a `path`");
             None

@@ -76,6 +76,11 @@ pub(crate) fn services(
         }
         placed.depends_on = dependencies;
     }
+    for stranded in cx.stranded.take() {
+        if stranded.required {
+            names.check(cx, &stranded.service, stranded.span);
+        }
+    }
     cycles(cx, services);
 }
 

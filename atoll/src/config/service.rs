@@ -191,7 +191,8 @@ fn workload(
     let command = match fields.get("command") {
         Some(node) => command(cx, node),
         None => {
-            if !NO_COMMAND.iter().any(|key| fields.has(key)) {
+            let said = NO_COMMAND.iter().any(|key| fields.has(key));
+            if !said && !fields.misspelt(&["command", "endpoints"]) {
                 let message = format!(
                     "the service `{}` needs a `command`, or `endpoints` if it runs elsewhere",
                     entry.key
@@ -217,11 +218,8 @@ fn workload(
     let log_bytes_max = log_size(cx, fields);
     let depends_on = fields.get("depends_on").map(|node| dependencies(cx, node));
     let check = decode_health(cx, fields, Checked::Ours);
-    Some(Placed {
-        span: entry.key_span,
-        port: port.map(|(_, span)| span),
-        depends_on: depends_on.unwrap_or_default(),
-        service: Service::Ours(Workload {
+    let workload = || {
+        Some(Workload {
             service: name?,
             build: match build {
                 Some(build) => Some(build?),
@@ -241,7 +239,19 @@ fn workload(
             drain: drain.unwrap_or(Some(super::DRAIN_DEFAULT))?,
             stop_grace: stop_grace.unwrap_or(Some(super::STOP_GRACE_DEFAULT))?,
             log_bytes_max: log_bytes_max?,
-        }),
+        })
+    };
+    let workload = workload();
+    let depends_on = depends_on.unwrap_or_default();
+    let Some(workload) = workload else {
+        cx.stranded.borrow_mut().extend(depends_on);
+        return None;
+    };
+    Some(Placed {
+        span: entry.key_span,
+        port: port.map(|(_, span)| span),
+        depends_on,
+        service: Service::Ours(workload),
     })
 }
 

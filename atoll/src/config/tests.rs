@@ -346,6 +346,19 @@ fn routes_are_taken_from_keys_objects_and_groups() {
 }
 
 #[test]
+fn a_rewrite_may_be_the_path_alone() {
+    let rewritten = |rewrite: &str| {
+        let yaml = format!(
+            "services: {{ a: {{ command: run }} }}\nroutes: {{ \"/a/{{id}}\": {{ to: a, rewrite: {rewrite} }} }}\n"
+        );
+        good(&yaml).gateway.routes[0].rewrite.clone()
+    };
+    let template = Rewrite::Template("/b/{id}".to_owned());
+    assert_eq!(rewritten("\"/b/{id}\""), template);
+    assert_eq!(rewritten("{ path: \"/b/{id}\" }"), template);
+}
+
+#[test]
 fn policies_merge_downward_value_by_value() {
     let fleet = everything();
     let route = |name: &str| {
