@@ -67,6 +67,10 @@ impl Client for Connection {
     }
 
     fn work(&mut self, shared: &mut Shared, buffer: &mut [u8], closed: bool) -> Result<Wish> {
+        if !self.is_busy() {
+            // What comes after the last answer is nobody's concern.
+            return Ok(Wish::Wait);
+        }
         self.flush()?;
         loop {
             let count = match self.socket.read(buffer) {
