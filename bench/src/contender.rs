@@ -5,7 +5,7 @@
 //! runs with its defaults, made cheaper where its manual says how (`nginx.rs` and its
 //! siblings say what and why), and Atoll with nothing switched off.
 
-mod atoll;
+pub(crate) mod atoll;
 mod envoy;
 mod haproxy;
 mod nginx;

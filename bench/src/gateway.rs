@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::contender::tools::Tools;
 use crate::contender::{Contender, Running, Task};
 use crate::load::Outcome;
-use crate::process::{Process, free_address, pinned};
+use crate::page::print;
+use crate::process::{own_path, pinned, raise_open_files, target_folder};
 use crate::workload::Workload;
-use crate::{check, report};
+use crate::{check, page, report, upstream};
 
 /// Connections at which memory is told, beside `--connections`.
 const MANY_CONNECTIONS: usize = 2_000;
@@ -55,8 +55,8 @@ pub(crate) struct Options {
     /// Leave out memory at 2,000 connections
     #[arg(long)]
     no_memory: bool,
-    /// Where the report goes
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results.md"))]
+    /// The page whose section is written
+    #[arg(long, default_value = page::RESULTS)]
     report: PathBuf,
 }
 
@@ -149,6 +149,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut peers = options.peers.clone();
     peers.push(Contender::Nginx);
     let tools = Tools::find(&peers, options.atoll.as_deref(), &target)?;
+    // Two thousand connections take four thousand files of a proxy.
     raise_open_files()?;
     let mut notes = Vec::new();
     if !rustix::process::geteuid().is_root() {
@@ -180,10 +181,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let raw = serde_json::to_string(&findings.runs)?;
     fs::write(folder.join("runs.json"), raw)?;
     let text = report::report(options, &findings)?;
-    print(&text);
-    fs::write(&options.report, text).context("write the report")?;
-    print(&format!("\nwritten to {}", options.report.display()));
-    Ok(())
+    page::publish(&options.report, "gateway", &text)
 }
 
 struct Bench<'a> {
@@ -196,7 +194,8 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// All rounds of one workload.
     fn measure(&mut self, workload: Workload) -> Result<()> {
-        let (upstream_process, upstream) = self.start_upstream()?;
+        let (upstream_process, upstream) =
+            upstream::start(Some(self.options.client_core()), self.folder)?;
         let connections = usize::from(self.options.connections);
         let task = Task {
             tools: self.tools,
@@ -249,7 +248,8 @@ impl Bench<'_> {
     fn measure_memory(&mut self) -> Result<()> {
         for contender in self.findings.contenders.clone() {
             for connections in [usize::from(self.options.connections), MANY_CONNECTIONS] {
-                let (upstream_process, upstream) = self.start_upstream()?;
+                let (upstream_process, upstream) =
+                    upstream::start(Some(self.options.client_core()), self.folder)?;
                 let task = Task {
                     tools: self.tools,
                     folder: self.folder,
@@ -274,15 +274,6 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn start_upstream(&self) -> Result<(Process, std::net::SocketAddr)> {
-        let address = free_address()?;
-        let command = [own_path()?, "upstream".to_owned(), address.to_string()];
-        let core = self.options.client_core();
-        let mut process = Process::start("upstream", core, self.folder, &command)?;
-        process.wait_for_listener(address)?;
-        Ok((process, address))
-    }
-
     /// One measurement, in a client process of its own.
     fn load(
         &self,
@@ -305,7 +296,7 @@ impl Bench<'_> {
             proxy_core.to_string(),
             client_core.to_string(),
         ];
-        let output = pinned(client_core, &command)?.output()?;
+        let output = pinned(Some(client_core), &command)?.output()?;
         ensure!(
             output.status.success(),
             "{}",
@@ -313,27 +304,4 @@ impl Bench<'_> {
         );
         serde_json::from_slice(&output.stdout).context("the client's words")
     }
-}
-
-fn own_path() -> Result<String> {
-    Ok(std::env::current_exe()?.display().to_string())
-}
-
-/// Cargo's folder for what is built: this binary is in `TARGET/PROFILE`.
-fn target_folder() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(2).context("the target folder")?;
-    Ok(target.to_owned())
-}
-
-/// Two thousand connections take four thousand files of a proxy.
-fn raise_open_files() -> Result<()> {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).context("raise the number of open files")
-}
-
-#[expect(clippy::print_stdout, reason = "a command's output")]
-fn print(text: &str) {
-    println!("{text}");
 }

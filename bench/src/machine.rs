@@ -25,6 +25,13 @@ pub(crate) fn describe() -> Vec<String> {
     ]
 }
 
+/// How many processes wanted a core, over the last one, five and fifteen minutes.
+pub(crate) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let fields: Vec<&str> = text.split_whitespace().take(3).collect();
+    fields.join(", ")
+}
+
 /// The first value of a `name : value` file.
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;

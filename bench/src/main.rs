@@ -1,10 +1,11 @@
-//! `atoll-bench gateway` measures Atoll's gateway beside nginx, HAProxy and Envoy
-//! on this machine, and writes down what it found.
+//! Measures Atoll on this machine, and writes down what it found: each command its own
+//! section of `results.md`.
 //!
-//! The figure is the CPU time of the proxy for one request, paired with nginx's in
+//! `gateway` measures Atoll's gateway beside nginx, HAProxy and Envoy. The figure is the CPU time of the proxy for one request, paired with nginx's in
 //! the same round, and never claimed below what two equal nginx differ by. Start
 //! with `gateway.rs`, which tells the whole run; `load.rs` and `upstream.rs` are the
 //! two ends of the wire, run as processes of their own from this same binary.
+//! `footprint` measures the start, the memory and the size of the binary: `footprint.rs`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,9 +14,12 @@
 
 mod check;
 mod contender;
+mod footprint;
 mod gateway;
+mod hold;
 mod load;
 mod machine;
+mod page;
 mod poll;
 mod process;
 mod procfs;
@@ -40,19 +44,25 @@ struct Cli {
 enum Command {
     /// CPU and memory of the gateway beside nginx, HAProxy and Envoy
     Gateway(gateway::Options),
+    /// Start, memory and size of `atoll`
+    Footprint(footprint::Options),
     /// The load client; started by `gateway`
     #[command(hide = true)]
     Load(load::Job),
-    /// The upstream; started by `gateway`
+    /// The upstream; started by the others
     #[command(hide = true)]
     Upstream {
         /// Where to listen
         listen: SocketAddr,
     },
-    /// Becomes a command that is bound to one core and ends with its parent
+    /// Opens connections and keeps them; started by `footprint`
+    #[command(hide = true)]
+    Hold(hold::Job),
+    /// Becomes a command that ends with its parent, on one core if one is given
     #[command(hide = true)]
     Pinned {
-        core: usize,
+        #[arg(long)]
+        core: Option<usize>,
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
@@ -61,6 +71,8 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Gateway(options) => gateway::run(&options),
+        Command::Footprint(options) => footprint::run(&options),
+        Command::Hold(job) => hold::run(&job),
         Command::Load(job) => load::run(&job),
         Command::Upstream { listen } => upstream::run(listen),
         Command::Pinned { core, command } => process::become_pinned(core, &command),

@@ -1,4 +1,5 @@
-//! Processes that this one starts: bound to a core, logged to a file, gone with us.
+//! Processes that this one starts: bound to a core if wanted, logged to a file, gone
+//! with us.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,11 +9,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Signal, getrlimit, kill_process, set_parent_process_death_signal, setrlimit,
+};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// For a process to come up, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks at a process that comes up: how long one took is told to the
+/// millisecond.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A process that is stopped when this is dropped.
 pub(crate) struct Process {
@@ -22,10 +29,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command on this core; what it prints goes to `NAME.log` in `folder`.
+    /// Starts a command, on this core if one is given; what it prints goes to `NAME.log` in `folder`.
     pub(crate) fn start(
         name: &str,
-        core: usize,
+        core: Option<usize>,
         folder: &Path,
         command: &[String],
     ) -> Result<Self> {
@@ -61,7 +68,7 @@ impl Process {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 bail!("{} did not come up; it printed:\n{log}", self.name);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 
@@ -89,20 +96,25 @@ impl Drop for Process {
     }
 }
 
-/// A command that will run on this core.
-pub(crate) fn pinned(core: usize, command: &[String]) -> Result<Command> {
+/// A command that will run on this core, or on any.
+pub(crate) fn pinned(core: Option<usize>, command: &[String]) -> Result<Command> {
     let mut pinned = Command::new(std::env::current_exe()?);
-    pinned.arg("pinned").arg(core.to_string()).arg("--");
-    pinned.args(command);
+    pinned.arg("pinned");
+    if let Some(core) = core {
+        pinned.arg("--core").arg(core.to_string());
+    }
+    pinned.arg("--").args(command);
     Ok(pinned)
 }
 
 /// The other half of [`pinned`]: binds this process to the core and replaces it by the
 /// command, which inherits that, the wish to end with its parent, and the priority.
-pub(crate) fn become_pinned(core: usize, command: &[String]) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    sched_setaffinity(None, &cores).with_context(|| format!("bind to core {core}"))?;
+pub(crate) fn become_pinned(core: Option<usize>, command: &[String]) -> Result<()> {
+    if let Some(core) = core {
+        let mut cores = CpuSet::new();
+        cores.set(core);
+        sched_setaffinity(None, &cores).with_context(|| format!("bind to core {core}"))?;
+    }
     set_parent_process_death_signal(Some(Signal::TERM))?;
     raise_priority();
     let (program, arguments) = command.split_first().context("a command")?;
@@ -126,4 +138,26 @@ fn raise_priority() {
 /// A loopback address that was free a moment ago.
 pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// This program, to be started as one of its own helpers.
+pub(crate) fn own_path() -> Result<String> {
+    Ok(std::env::current_exe()?.display().to_string())
+}
+
+/// Cargo's folder for what is built: this binary is in `TARGET/PROFILE`.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("the target folder")?;
+    Ok(target.to_owned())
+}
+
+/// Lets this process, and those it starts, open as many files as the machine allows;
+/// says how many that is, `None` being without limit.
+pub(crate) fn raise_open_files() -> Result<Option<u64>> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let allowed = limit.current;
+    setrlimit(Resource::Nofile, limit).context("raise the number of open files")?;
+    Ok(allowed)
 }

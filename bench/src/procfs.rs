@@ -71,15 +71,45 @@ pub(crate) fn used_ns(before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) -
 /// Resident memory of these processes together; pages that they share count once
 /// (`Pss`).
 pub(crate) fn resident_bytes(pids: &[u32]) -> Result<u64> {
-    let mut kib = 0;
-    for pid in pids {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
-            .with_context(|| format!("memory of process {pid}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let value = line.and_then(|line| line.split_whitespace().next());
-        kib += value.context("Pss")?.parse::<u64>()?;
+    pids.iter()
+        .map(|pid| Memory::of(*pid))
+        .try_fold(0, |sum, memory| Ok(sum + memory?.pss))
+}
+
+/// Memory of one process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// All pages that are resident (`VmRSS`).
+    pub(crate) rss: u64,
+    /// The same, a page that others have too in proportion (`Pss`).
+    pub(crate) pss: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        Ok(Self {
+            rss: memory_field(pid, "status", "VmRSS:")?,
+            pss: memory_field(pid, "smaps_rollup", "Pss:")?,
+        })
     }
+}
+
+/// A field in kB, as bytes.
+fn memory_field(pid: u32, file: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}"))
+        .with_context(|| format!("memory of process {pid}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|line| line.split_whitespace().next());
+    let kib: u64 = value.context(name.to_owned())?.parse()?;
     Ok(kib * 1024)
+}
+
+/// How many files a process has open.
+pub(crate) fn open_files(pid: u32) -> Result<usize> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd"));
+    Ok(files
+        .with_context(|| format!("files of process {pid}"))?
+        .count())
 }
 
 /// Time that this core was not idle since the machine started, in nanoseconds; to the
@@ -119,7 +149,19 @@ mod tests {
         while used_ns(&before, &threads_cpu_ns(&[me]).unwrap()) == 0 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        assert!(resident_bytes(&[me]).unwrap() > 100 * 1024);
+        let memory = Memory::of(me).unwrap();
+        assert!(memory.pss > 100 * 1024 && memory.rss >= memory.pss);
+        // Beside us other tests allocate, but not as much as that.
+        let twice = resident_bytes(&[me, me]).unwrap();
+        assert!(twice > memory.pss * 3 / 2 && twice < memory.pss * 3);
+    }
+
+    #[test]
+    fn a_file_that_is_opened_counts() {
+        let files: Vec<_> = (0..200)
+            .map(|_| fs::File::open("/proc/self/stat").unwrap())
+            .collect();
+        assert!(open_files(std::process::id()).unwrap() >= files.len());
     }
 
     #[test]

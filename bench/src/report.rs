@@ -1,4 +1,4 @@
-//! The findings as a page of Markdown, which also reads well in a terminal.
+//! The gateway's findings as a section of Markdown, which also reads well in a terminal.
 
 use std::fmt::Write as _;
 
@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::contender::Contender;
 use crate::gateway::{Findings, Options, Run};
 use crate::machine;
+use crate::page::table;
 use crate::statistics::Summary;
 use crate::workload::Workload;
 
@@ -42,7 +43,7 @@ pub(crate) fn progress(run: &Run) -> String {
     )
 }
 
-/// The whole page.
+/// The whole section.
 pub(crate) fn report(options: &Options, findings: &Findings) -> Result<String> {
     let mut page = String::new();
     head(&mut page, options, findings)?;
@@ -59,7 +60,7 @@ pub(crate) fn report(options: &Options, findings: &Findings) -> Result<String> {
 fn head(page: &mut String, options: &Options, findings: &Findings) -> Result<()> {
     writeln!(
         page,
-        "# The gateway beside its peers\n\n\
+        "Atoll beside nginx, HAProxy and Envoy.\n\n\
          Written by `cargo xtask bench gateway {}`; do not edit.\n",
         options.told().join(" ")
     )?;
@@ -88,7 +89,7 @@ fn workload_table(page: &mut String, findings: &Findings, workload: Workload) ->
         return Ok(());
     };
     let noise = control.deviation();
-    writeln!(page, "## {}\n", workload.name())?;
+    writeln!(page, "### {}\n", workload.name())?;
     let columns = [
         "contender",
         "CPU us/request (range)",
@@ -222,7 +223,7 @@ fn routes(page: &mut String, findings: &Findings) -> Result<()> {
         }
     }
     if rows.len() > 1 {
-        writeln!(page, "## What 5,000 routes cost\n")?;
+        writeln!(page, "### What 5,000 routes cost\n")?;
         writeln!(
             page,
             "CPU per request, median of r5000 to median of get200; not measured side by side, \
@@ -241,7 +242,7 @@ fn memory(page: &mut String, findings: &Findings) -> Result<()> {
     if counts.is_empty() {
         return Ok(());
     }
-    writeln!(page, "## Memory\n")?;
+    writeln!(page, "### Memory\n")?;
     writeln!(
         page,
         "Resident (Pss) with that many connections at work on get200, in MiB.\n"
@@ -268,7 +269,7 @@ fn memory(page: &mut String, findings: &Findings) -> Result<()> {
 fn reading(page: &mut String, findings: &Findings) -> Result<()> {
     writeln!(
         page,
-        "## How to read this\n\n\
+        "### How to read this\n\n\
          - The figure is the time on a core of all threads of all processes of the proxy \
          (`schedstat`), divided by the requests answered in the same span. What the kernel does \
          on behalf of the proxy is within it, and on loopback that is also part of the receiving \
@@ -301,7 +302,7 @@ fn reading(page: &mut String, findings: &Findings) -> Result<()> {
 }
 
 fn settings(page: &mut String, findings: &Findings) -> Result<()> {
-    writeln!(page, "## Settings\n")?;
+    writeln!(page, "### Settings\n")?;
     for (contender, settings) in &findings.settings {
         if *contender == Contender::NginxTwin {
             continue;
@@ -365,28 +366,4 @@ fn ranged(summary: &Summary, digits: usize) -> String {
         "{:.digits$} ({:.digits$} to {:.digits$})",
         summary.median, summary.least, summary.most
     )
-}
-
-/// Rows of equal length, the first one the head, in aligned columns.
-fn table<R: AsRef<[String]>>(page: &mut String, rows: &[R]) -> Result<()> {
-    let columns = rows.first().map_or(0, |row| row.as_ref().len());
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.as_ref().get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for (number, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = row
-            .as_ref()
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        writeln!(page, "| {} |", cells.join(" | "))?;
-        if number == 0 {
-            let lines: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-            writeln!(page, "|-{}-|", lines.join("-|-"))?;
-        }
-    }
-    Ok(())
 }

@@ -6,11 +6,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
 
 use crate::poll::{Poll, Ready};
+use crate::process::{Process, free_address, own_path};
 use crate::workload::body;
 
 /// Larger heads and echoed bodies are refused.
@@ -18,6 +20,15 @@ const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// The listener's number in the poll; connections count from 0.
 const LISTENER: usize = usize::MAX;
+
+/// Starts one as a process of its own, on this core or any, and waits for it.
+pub(crate) fn start(core: Option<usize>, folder: &Path) -> Result<(Process, SocketAddr)> {
+    let address = free_address()?;
+    let command = [own_path()?, "upstream".to_owned(), address.to_string()];
+    let mut process = Process::start("upstream", core, folder, &command)?;
+    process.wait_for_listener(address)?;
+    Ok((process, address))
+}
 
 /// Serves until it is killed.
 pub(crate) fn run(listen: SocketAddr) -> Result<()> {

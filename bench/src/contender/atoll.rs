@@ -2,6 +2,7 @@
 //! switched off.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -19,20 +20,23 @@ pub(super) fn start(folder: &Path, task: &Task<'_>) -> Result<Running> {
         "up".to_owned(),
         ".".to_owned(),
     ];
-    let mut process = Process::start("atoll", task.core, folder, &command)?;
+    let mut process = Process::start("atoll", Some(task.core), folder, &command)?;
     let pid = process.pid();
-    let address = process.wait_for(|| {
-        let text = fs::read(folder.join(".atoll/run.json")).ok()?;
-        let run: Value = serde_json::from_slice(&text).ok()?;
-        (run["pid"].as_u64() == Some(u64::from(pid))).then_some(())?;
-        run["gateway"].as_str()?.parse().ok()
-    })?;
+    let address = process.wait_for(|| listening(folder, pid, "gateway"))?;
     process.wait_for_listener(address)?;
     Ok(Running {
         address,
         process,
         settings,
     })
+}
+
+/// Where the Atoll that works in this folder says that this listener is.
+pub(crate) fn listening(folder: &Path, pid: u32, listener: &str) -> Option<SocketAddr> {
+    let text = fs::read(folder.join(".atoll/run.json")).ok()?;
+    let run: Value = serde_json::from_slice(&text).ok()?;
+    (run["pid"].as_u64() == Some(u64::from(pid))).then_some(())?;
+    run[listener].as_str()?.parse().ok()
 }
 
 fn settings(task: &Task<'_>) -> String {

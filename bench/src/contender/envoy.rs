@@ -23,7 +23,7 @@ pub(super) fn start(folder: &Path, task: &Task<'_>) -> Result<Running> {
     command.extend(["-c".to_owned(), file.display().to_string()]);
     command
         .extend(["--concurrency", "1", "--disable-hot-restart", "-l", "error"].map(str::to_owned));
-    let mut process = Process::start("envoy", task.core, folder, &command)?;
+    let mut process = Process::start("envoy", Some(task.core), folder, &command)?;
     process.wait_for_listener(address)?;
     Ok(Running {
         address,

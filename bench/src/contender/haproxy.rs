@@ -21,7 +21,7 @@ pub(super) fn start(folder: &Path, task: &Task<'_>) -> Result<Running> {
         "-f".to_owned(),
         file.display().to_string(),
     ];
-    let mut process = Process::start("haproxy", task.core, folder, &command)?;
+    let mut process = Process::start("haproxy", Some(task.core), folder, &command)?;
     process.wait_for_listener(address)?;
     Ok(Running {
         address,

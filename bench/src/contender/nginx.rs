@@ -24,7 +24,7 @@ pub(super) fn start(name: &str, folder: &Path, task: &Task<'_>) -> Result<Runnin
         "-c".to_owned(),
         file.display().to_string(),
     ];
-    let mut process = Process::start(name, task.core, folder, &command)?;
+    let mut process = Process::start(name, Some(task.core), folder, &command)?;
     process.wait_for_listener(address)?;
     Ok(Running {
         address,

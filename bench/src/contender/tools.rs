@@ -33,11 +33,8 @@ impl Tools {
         let haproxy = debian(Contender::Haproxy)?;
         let envoy = wanted(Contender::Envoy).then(|| envoy_program(&target.join("bench/envoy")));
         let envoy = envoy.transpose()?;
-        let atoll = match atoll {
-            Some(atoll) => atoll.canonicalize().context("--atoll")?,
-            None => build_atoll(target)?,
-        };
-        let mut versions = vec![(Contender::Atoll, version(&atoll, "--version")?)];
+        let (atoll, atoll_version) = find_atoll(atoll, target)?;
+        let mut versions = vec![(Contender::Atoll, atoll_version)];
         for (contender, program, flag) in [
             (Contender::Nginx, &nginx, "-v"),
             (Contender::Haproxy, &haproxy, "-v"),
@@ -146,6 +143,16 @@ fn envoy_in(folder: &Path) -> Option<PathBuf> {
         .filter_map(|python| Some(python.ok()?.path()))
         .map(|python| python.join("site-packages/envoy/_bin/envoy"))
         .find(|path| path.is_file())
+}
+
+/// Atoll's binary, the one that is given or one built now, and its version.
+pub(crate) fn find_atoll(given: Option<&Path>, target: &Path) -> Result<(PathBuf, String)> {
+    let atoll = match given {
+        Some(atoll) => atoll.canonicalize().context("--atoll")?,
+        None => build_atoll(target)?,
+    };
+    let version = version(&atoll, "--version")?;
+    Ok((atoll, version))
 }
 
 fn build_atoll(target: &Path) -> Result<PathBuf> {

@@ -173,7 +173,8 @@ impl Connection {
     }
 }
 
-fn check_head(head: &[u8], body_bytes: usize) -> Result<()> {
+/// Status 200 and a body as long as that.
+pub(crate) fn check_head(head: &[u8], body_bytes: usize) -> Result<()> {
     let told = || String::from_utf8_lossy(head).into_owned();
     ensure!(
         head.starts_with(b"HTTP/1.1 200 "),
@@ -189,7 +190,7 @@ fn check_head(head: &[u8], body_bytes: usize) -> Result<()> {
 }
 
 /// The first request of a workload, as bytes.
-pub(super) fn request(workload: Workload) -> Rc<[u8]> {
+pub(crate) fn request(workload: Workload) -> Rc<[u8]> {
     let body = body(workload.request_bytes());
     let method = if body.is_empty() { "GET" } else { "POST" };
     let path = workload.path(0);
