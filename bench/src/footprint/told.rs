@@ -122,8 +122,8 @@ fn idle(text: &mut String, options: &Options, idle: &Idle) -> Result<()> {
     writeln!(
         text,
         "### Idle connections\n\n\
-         {} connections to the gateway over loopback, from {} client processes, each kept open \
-         after one GET through a route to an upstream (200, {} bytes), one after the other.\n",
+         {} connections to the gateway over loopback, opened one after the other (client \
+         processes: {}), each kept after one GET through a route to an upstream (200, {} bytes).\n",
         idle.opened,
         idle.clients,
         crate::workload::Workload::Get200.answer_bytes()
