@@ -241,6 +241,8 @@ pub(crate) enum RetrySafety {
     NeverSent,
     /// Somebody may have; no byte of a response came.
     IfIdempotent,
+    /// Somebody has, and began a short response; none of it was passed on.
+    IfSafe,
     /// It would be of no use, or a response had begun.
     Never,
 }

@@ -231,7 +231,8 @@ pub struct Timeouts {
 
 /// When a failed attempt is repeated, always against another instance if there is
 /// one, and only where it cannot hurt: nothing was sent, or the method is
-/// idempotent (RFC 9110 §9.2.2) and no byte of a response came.
+/// idempotent (RFC 9110 §9.2.2) and no byte of a response came, or it is safe
+/// (§9.2.1) and a short response was cut off before any of it was passed on.
 ///
 /// Beside that, a request that was never sent waits for the next instance of a service
 /// that has lost its last one a moment ago: until 5 s after the loss.

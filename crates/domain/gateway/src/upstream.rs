@@ -20,7 +20,7 @@ use crate::endpoint::{Endpoint, EndpointKey};
 use crate::h1::body::Body;
 use crate::h1::response::ResponseHead;
 use crate::h1::scan::{Found, Kind, Scan};
-use crate::h1::{HeadLimits, Refusal};
+use crate::h1::{Framing, HeadLimits, Refusal};
 use crate::output::Output;
 
 /// Limits of a response's head; fixed, since upstreams are the user's own.
@@ -36,6 +36,10 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A connection idle for longer is asked for an end of stream with a system call;
 /// within it, the event loop has told us.
 const TRUSTED_IDLE: Duration = Duration::from_millis(1);
+/// A response body up to this length is waited for before its head is passed on, so
+/// that an instance that is killed between the two costs no request: many servers
+/// write head and body apart. Fits the smallest buffer, behind a usual head.
+const SHORT_BODY_BYTES_MAX: u64 = 16 * 1024;
 /// How long a reset is waited for after an end of stream, to learn whether the
 /// upstream can have read the request.
 const RESET_WAIT: Duration = Duration::from_millis(200);
@@ -166,6 +170,36 @@ impl Upstream {
             0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             count => Poll::Ready(Ok(count)),
         }
+    }
+
+    /// Bytes of a short body that have not come yet; 0 for any other.
+    fn owed(&self) -> usize {
+        let Framing::Length(length) = self.head.framing else {
+            return 0;
+        };
+        let come = self.filled - (self.start + self.found.end);
+        match usize::try_from(length) {
+            Ok(wanted) if length <= SHORT_BODY_BYTES_MAX => wanted.saturating_sub(come),
+            _ => 0,
+        }
+    }
+
+    /// Whether the response is short and some of its body is still to come.
+    pub(crate) fn owes_short_body(&self) -> bool {
+        self.owed() > 0
+    }
+
+    /// Reads, behind the head, until a short body is whole.
+    pub(crate) fn poll_short_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<()>> {
+        while self.owes_short_body() {
+            let count = ready!(self.poll_fill(cx, buffers))?;
+            self.filled += count;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The bytes that `head` points into.

@@ -18,11 +18,21 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// Whether a request with this method asks for nothing but an answer (RFC 9110
+/// §9.2.1).
+fn is_safe_method(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+    )
+}
+
 /// Whether the failure leaves room for another attempt, by nature.
 pub(crate) fn is_safe(failure: &Failure, method: &Method) -> bool {
     match failure.retry {
         RetrySafety::NeverSent => true,
         RetrySafety::IfIdempotent => is_idempotent(method),
+        RetrySafety::IfSafe => is_safe_method(method),
         RetrySafety::Never => false,
     }
 }

@@ -22,6 +22,10 @@ use crate::snapshot::{CompiledRoute, Routing, Snapshot};
 use crate::timer::{Timer, Wait};
 use crate::upstream::{Trouble, Upstream};
 
+/// How long a short body is waited for behind its head. Servers that write the two
+/// apart take microseconds; one that computes in between gains nothing by the wait.
+const SHORT_BODY_WAIT: Duration = Duration::from_millis(100);
+
 /// Why an attempt failed, and whether only the age of its connection is to blame.
 struct Attempt {
     failure: Failure,
@@ -207,6 +211,9 @@ impl Exchange<'_> {
                     let took = timer.now().saturating_duration_since(asked);
                     metrics.answered(upstream.head.status, took);
                 }
+                if upstream.owes_short_body() {
+                    self.await_short_body(timer, &mut upstream).await?;
+                }
                 Ok((upstream, sending))
             }
             Err(HeadTrouble::Failure(failure)) => Err(failure.into()),
@@ -348,6 +355,31 @@ impl Exchange<'_> {
             timer.poll(cx).map(|wait| Err(timeout(wait).into()))
         })
         .await
+    }
+}
+
+impl Exchange<'_> {
+    /// Waits for a short body before anything of its response is passed on; one that
+    /// takes longer than [`SHORT_BODY_WAIT`] is passed on as it comes.
+    async fn await_short_body(
+        &self,
+        timer: &mut Timer,
+        upstream: &mut Upstream,
+    ) -> Result<(), Failure> {
+        let buffers = &self.worker.buffers;
+        timer.limit(Wait::Upstream, SHORT_BODY_WAIT);
+        let read = poll_fn(|cx| upstream.poll_short_body(cx, buffers));
+        let read = timer.guard(read).await;
+        timer.clear(Wait::Upstream);
+        match read {
+            Ok(Ok(())) | Err(Wait::Upstream | Wait::Client) => Ok(()),
+            Ok(Err(error)) => {
+                let detail = format!("the response was cut off: {error}");
+                let failure = Failure::new(Reason::UpstreamClosed, detail);
+                Err(failure.retry(RetrySafety::IfSafe))
+            }
+            Err(Wait::Request) => Err(request_timeout()),
+        }
     }
 }
 

@@ -106,6 +106,69 @@ async fn a_response_that_has_begun_is_never_asked_for_again() {
     assert_eq!(seen.load(Ordering::SeqCst), 1);
 }
 
+/// Sends half of a short response and closes, as a process that is killed.
+fn half(conn: Conn) -> impl Future<Output = ()> + Send {
+    let mut conn = conn;
+    async move {
+        if let Some(head) = conn.head().await {
+            conn.body(&head).await;
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_short_response_that_was_cut_off_is_asked_for_elsewhere_if_that_is_safe() {
+    let world = World::start(config()).await;
+    world.upstream("dying", half).await;
+    world.upstream("live", named("live")).await;
+    for _ in 0..10 {
+        assert_eq!(world.ask(&get("/", "")).await.text(), "live");
+    }
+    assert!(world.metric(RETRIES) >= 1);
+}
+
+#[tokio::test]
+async fn a_short_response_that_was_cut_off_is_told_where_it_cannot_be_asked_for_again() {
+    let world = World::start(config()).await;
+    world.upstream("dying", half).await;
+    let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi".to_owned();
+    for request in [post("hello"), put] {
+        let response = world.ask(&request).await;
+        assert_eq!(response.status, 502);
+        assert!(response.text().contains("cut off"), "{}", response.text());
+    }
+    assert_eq!(world.metric(RETRIES), 0);
+    assert_eq!(
+        world.ask(&get("/", "")).await.status,
+        502,
+        "nobody else is there"
+    );
+    world.upstream("live", named("live")).await;
+    let mut told = 0;
+    for _ in 0..20 {
+        told += u32::from(world.ask(&post("hello")).await.status == 502);
+    }
+    assert!(told > 0, "a POST is never sent again");
+}
+
+#[tokio::test]
+async fn the_head_of_a_short_response_waits_for_a_slow_body_only_a_moment() {
+    let world = World::with(config(), move |mut conn: Conn| async move {
+        conn.head().await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+            .await;
+        // The body comes once the client has the head and asks for it by a close.
+        conn.head().await;
+    })
+    .await;
+    let mut client = world.connect().await;
+    client.send(get("/", "")).await;
+    let head = client.head().await.expect("the head comes first");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
 #[tokio::test]
 async fn attempts_are_limited() {
     let mut config = config();
