@@ -10,5 +10,5 @@ pub mod client;
 pub mod listen;
 pub mod serve;
 
-pub use listen::{ListenError, bind, bind_shared};
+pub use listen::{ListenError, bind, bind_both, bind_shared};
 pub use serve::{Limits, Peer, serve};

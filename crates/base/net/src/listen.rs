@@ -5,7 +5,7 @@
 //! ones, since each worker registers its own with its own runtime.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -75,7 +75,7 @@ impl ListenError {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::Busy {
                 address,
-                holder: holder_of(address.port()),
+                holder: holder_of(address.port(), &TCP_TABLES, is_listening),
                 key: None,
             },
             io::ErrorKind::PermissionDenied => Self::Forbidden { address },
@@ -116,6 +116,53 @@ pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>
     }
 }
 
+/// Opens a non-blocking listener for connections and a non-blocking socket for
+/// datagrams on the same address, as DNS wants. Port 0 takes one that is free for both.
+///
+/// # Errors
+/// See [`ListenError`].
+pub fn bind_both(address: SocketAddr) -> Result<(TcpListener, UdpSocket), ListenError> {
+    let mut attempt = 1;
+    loop {
+        let tcp = bind(address)?;
+        let chosen = tcp.local_addr();
+        let chosen = chosen.map_err(|source| ListenError::new(address, source))?;
+        match open_datagram(chosen) {
+            Ok(udp) => return Ok((tcp, udp)),
+            // Free for connections does not mean free for datagrams.
+            Err(error)
+                if address.port() == 0
+                    && error.kind() == io::ErrorKind::AddrInUse
+                    && attempt < FREE_PORT_ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(ListenError::Busy {
+                    address,
+                    holder: holder_of(address.port(), &UDP_TABLES, |_| true),
+                    key: None,
+                });
+            }
+            Err(error) => return Err(ListenError::new(address, error)),
+        }
+    }
+}
+
+fn open_datagram(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket.into())
+}
+
 fn try_bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     // The probe does not share, so it fails where anybody listens already.
     let probe = open(address, Sharing::Alone)?;
@@ -152,13 +199,17 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The process that listens on `port`, as `name (pid 42)`; `None` when /proc does
-/// not tell us (another system, or another user's process).
-fn holder_of(port: u16) -> Option<String> {
-    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+const TCP_TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+const UDP_TABLES: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
+
+/// The process that holds `port` in one of the tables, in a state that counts, as
+/// `name (pid 42)`; `None` when /proc does not tell us (another system, or another
+/// user's process).
+fn holder_of(port: u16, tables: &[&str], counts: fn(&str) -> bool) -> Option<String> {
+    let inodes: Vec<String> = tables
         .iter()
         .filter_map(|table| std::fs::read_to_string(table).ok())
-        .flat_map(|table| listening_inodes(&table, port))
+        .flat_map(|table| inodes(&table, port, counts))
         .collect();
     if inodes.is_empty() {
         return None;
@@ -191,16 +242,21 @@ fn holds(process: &Path, wanted: &[String]) -> bool {
         })
 }
 
-/// Inodes of the sockets that listen on `port` in a table as /proc/net/tcp has it
-/// (proc_net_tcp(5): local address second, state fourth with 0A for LISTEN, inode tenth).
-fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+/// State LISTEN of a TCP socket.
+fn is_listening(state: &str) -> bool {
+    state == "0A"
+}
+
+/// Inodes of the sockets on `port` whose state counts, in a table as /proc/net/tcp has
+/// it (proc_net_tcp(5): local address second, state fourth, inode tenth).
+fn inodes(table: &str, port: u16, counts: fn(&str) -> bool) -> Vec<String> {
     let suffix = format!(":{port:04X}");
     table
         .lines()
         .skip(1)
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let listens = *fields.get(3)? == "0A" && fields.get(1)?.ends_with(&suffix);
+            let listens = counts(fields.get(3)?) && fields.get(1)?.ends_with(&suffix);
             listens.then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
         })
         .collect()
@@ -274,6 +330,25 @@ mod tests {
             0: 0100007F:1F90 00000000:0000 0A 0:0 00:0 0 0 0 111 1\n\
             1: 0100007F:1F90 0100007F:9999 01 0:0 00:0 0 0 0 222 1\n\
             2: 0100007F:0050 00000000:0000 0A 0:0 00:0 0 0 0 333 1\n";
-        assert_eq!(listening_inodes(table, 8080), ["111"]);
+        assert_eq!(inodes(table, 8080, is_listening), ["111"]);
+    }
+
+    #[test]
+    fn connections_and_datagrams_share_one_free_port() {
+        let (tcp, udp) = bind_both(local(0)).unwrap();
+        assert_eq!(tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+        assert_ne!(udp.local_addr().unwrap().port(), 0);
+    }
+
+    #[test]
+    fn a_port_that_is_busy_for_datagrams_names_its_holder() {
+        let taken = UdpSocket::bind(local(0)).unwrap();
+        let address = taken.local_addr().unwrap();
+        let message = bind_both(address).unwrap_err().for_key("dns").to_string();
+        assert!(message.contains("listen.dns"), "{message}");
+        if cfg!(target_os = "linux") {
+            let pid = std::process::id().to_string();
+            assert!(message.contains(&format!("(pid {pid})")), "{message}");
+        }
     }
 }
