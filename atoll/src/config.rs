@@ -14,6 +14,7 @@
 
 mod decode;
 mod diagnostic;
+mod dns;
 mod dotenv;
 mod environment;
 mod expanded;
@@ -47,6 +48,8 @@ use atoll_fleet::workload::Workload;
 use atoll_model::{Address, Check, ServiceName};
 
 pub use diagnostic::{ConfigError, Diagnostic, Diagnostics, Severity};
+pub use dns::Dns;
+pub(crate) use dns::machine;
 pub use fuzz::fuzz;
 pub use schema::schema;
 pub use yaml::to_yaml;
@@ -90,6 +93,8 @@ pub struct Loaded {
     pub gateway: atoll_gateway::config::Config,
     /// How long requests in flight are waited for at the end.
     pub gateway_drain: Duration,
+    /// Which names are answered.
+    pub dns: Dns,
     /// Services that Atoll runs, in the order of the file.
     pub workloads: Vec<Workload>,
     /// Services that run elsewhere, in the order of the file.
@@ -109,6 +114,22 @@ pub struct Listen {
     pub gateway: Option<SocketAddr>,
     /// The admin API. Default 127.0.0.1:7070.
     pub console: Option<SocketAddr>,
+    /// Names, by UDP and TCP. Default 127.0.0.1:8600.
+    pub dns: Option<SocketAddr>,
+}
+
+impl Listen {
+    /// Those that are on, by their key.
+    fn all(&self) -> Vec<(&'static str, SocketAddr)> {
+        let all = [
+            ("gateway", self.gateway),
+            ("console", self.console),
+            ("dns", self.dns),
+        ];
+        let on = all.into_iter();
+        on.filter_map(|(key, address)| Some((key, address?)))
+            .collect()
+    }
 }
 
 /// A service that Atoll does not run.
@@ -266,6 +287,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         .get("gateway")
         .and_then(|node| gateway::gateway(cx, node))
         .unwrap_or_default();
+    let dns = fields.get("dns").and_then(|node| dns::dns(cx, node));
     let leaves_loopback = listen.gateway.is_some_and(|at| !at.ip().is_loopback());
     let direct = settings.trusted_proxies.is_empty();
     if leaves_loopback && direct && !settings.per_client_given {
@@ -311,6 +333,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         },
         gateway: config,
         gateway_drain: settings.drain.unwrap_or(DRAIN_DEFAULT),
+        dns: dns.unwrap_or_default(),
         workloads,
         external,
         warnings: Vec::new(),
@@ -362,6 +385,8 @@ impl Loaded {
             ("name", self.name != old.name),
             ("listen.gateway", self.listen.gateway != old.listen.gateway),
             ("listen.console", self.listen.console != old.listen.console),
+            ("listen.dns", self.listen.dns != old.listen.dns),
+            ("dns", self.dns != old.dns),
             ("admin_token", self.admin_token != old.admin_token),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];

@@ -6,6 +6,7 @@
 //! `up/screen.rs`.
 
 mod control;
+mod dns;
 mod live;
 mod metrics;
 mod picture;
@@ -17,7 +18,7 @@ mod screen;
 mod services;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -197,14 +198,14 @@ async fn start(
         other => other.into(),
     })?;
     let listeners = Listeners::open(&loaded)?;
+    let names = listeners.names()?;
     let journal = Arc::new(InStore::new(store));
     let registry = Registry::open(journal, tasks, Default::default()).await?;
     reload::enlist(&registry, &[], &loaded.external).await?;
 
     let control_plane = tasks.group("admin");
     let data_plane = tasks.group("data-plane");
-    let (names, gateway, console) = listeners.into_parts()?;
-    let gateway = match gateway {
+    let gateway = match listeners.gateway {
         Some(sockets) => Some(Gateway::start(
             &data_plane,
             sockets,
@@ -239,7 +240,11 @@ async fn start(
         reload,
         loaded: Arc::clone(&loaded),
     }));
-    if let Some(console) = console {
+    if let Some((tcp, udp)) = listeners.dns {
+        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
+        atoll_dns::start(&control_plane, tcp, udp, settings, live.registry.catalog())?;
+    }
+    if let Some(console) = listeners.console {
         let control = control::OverLive {
             live: Arc::clone(&live),
             tasks: control_plane.clone(),
@@ -270,6 +275,7 @@ async fn start(
 struct Listeners {
     gateway: Option<Vec<TcpListener>>,
     console: Option<TcpListener>,
+    dns: Option<(TcpListener, UdpSocket)>,
 }
 
 impl Listeners {
@@ -285,29 +291,28 @@ impl Listeners {
             Some(address) => Some(atoll_net::bind(address).map_err(|e| e.for_key("console"))?),
             None => None,
         };
-        Ok(Self { gateway, console })
+        let dns = match loaded.listen.dns {
+            Some(address) => Some(atoll_net::bind_both(address).map_err(|e| e.for_key("dns"))?),
+            None => None,
+        };
+        Ok(Self {
+            gateway,
+            console,
+            dns,
+        })
     }
 
-    /// Where they listen, by their key in the file, and themselves.
-    #[expect(
-        clippy::type_complexity,
-        reason = "taken apart at once by its one caller"
-    )]
-    fn into_parts(
-        self,
-    ) -> std::io::Result<(
-        BTreeMap<String, String>,
-        Option<Vec<TcpListener>>,
-        Option<TcpListener>,
-    )> {
-        let mut names = BTreeMap::new();
-        let first = self.gateway.as_ref().and_then(|sockets| sockets.first());
-        for (name, socket) in [("gateway", first), ("console", self.console.as_ref())] {
-            if let Some(socket) = socket {
-                names.insert(name.to_owned(), socket.local_addr()?.to_string());
-            }
-        }
-        Ok((names, self.gateway, self.console))
+    /// Where they listen, by their key in the file.
+    fn names(&self) -> std::io::Result<BTreeMap<String, String>> {
+        let sockets = [
+            ("gateway", self.gateway.as_ref().and_then(|all| all.first())),
+            ("console", self.console.as_ref()),
+            ("dns", self.dns.as_ref().map(|(tcp, _)| tcp)),
+        ];
+        let open = sockets.into_iter();
+        let open = open.filter_map(|(name, socket)| Some((name, socket?)));
+        open.map(|(name, socket)| Ok((name.to_owned(), socket.local_addr()?.to_string())))
+            .collect()
     }
 }
 

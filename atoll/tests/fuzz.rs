@@ -142,3 +142,26 @@ fn any_bytes_may_begin_a_connection() {
     ];
     smoke("request_head", &WORDS, atoll_gateway::fuzz_request_head);
 }
+
+#[test]
+fn any_bytes_may_be_a_question_of_dns() {
+    const WORDS: [&[u8]; 16] = [
+        b"\x00",
+        b"\xc0\x0c",
+        b"\xc0\xff",
+        b"\x3f",
+        b"\x80",
+        b"\x03web",
+        b"\x04many",
+        b"\x05alias",
+        b"\x04loop",
+        b"\x07service",
+        b"\x04node",
+        b"\x04addr",
+        b"\x06consul\x00",
+        b"\x00\x21\x00\x01",
+        b"\x00\xff\x00\x01",
+        b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00",
+    ];
+    smoke("dns_packet", &WORDS, atoll_dns::fuzz_packet);
+}

@@ -309,7 +309,11 @@ impl World {
         serde_json::from_slice(&text).ok()
     }
 
-    fn listener(&self, key: &str) -> String {
+    /// `host:port` of a listener by its key in the file.
+    ///
+    /// # Panics
+    /// When Atoll does not run, or that listener is off.
+    pub fn listener(&self, key: &str) -> String {
         let run = self.run_file().expect("atoll runs: .atoll/run.json");
         run[key].as_str().expect("the listener is on").to_owned()
     }
@@ -327,7 +331,7 @@ fn listening(yaml: &str) -> String {
     let listen = if yaml.lines().any(|line| line.starts_with("listen:")) {
         ""
     } else {
-        "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\" }\n"
+        "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\", dns: \"127.0.0.1:0\" }\n"
     };
     format!("{yaml}\n{listen}")
 }

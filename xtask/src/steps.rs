@@ -16,7 +16,7 @@ use crate::{debian, process, python, tidy, unknown_word};
 const E2E: &str = "atoll-e2e";
 
 /// Debian packages that end-to-end tests call.
-const E2E_PACKAGES: &[&str] = &[];
+const E2E_PACKAGES: &[&str] = &["bind9-dnsutils"];
 
 /// End-to-end tests at a time. They are load tests: on a small machine a third one
 /// would measure the other two.

@@ -44,6 +44,7 @@ impl Loaded {
         let listen = json!({
             "gateway": listen(self.listen.gateway),
             "console": listen(self.listen.console),
+            "dns": listen(self.listen.dns),
         });
         all.insert("listen".to_owned(), listen);
         if let Some(token) = &self.admin_token {
@@ -54,6 +55,7 @@ impl Loaded {
             all.insert("admin_token".to_owned(), token);
         }
         all.insert("gateway".to_owned(), self.gateway_expanded());
+        all.insert("dns".to_owned(), self.dns_expanded());
         let mut services = Map::new();
         let ours = self
             .workloads
@@ -72,6 +74,25 @@ impl Loaded {
         let routes = routes.map(|route| (route.name.clone(), route_expanded(route, secrets)));
         all.insert("routes".to_owned(), Value::Object(routes.collect()));
         Value::Object(all)
+    }
+
+    fn dns_expanded(&self) -> Value {
+        let dns = &self.dns;
+        let shown = |all: &mut dyn Iterator<Item = String>| -> Vec<_> { all.collect() };
+        let mut all = json!({
+            "domains": shown(&mut dns.domains.iter().map(ToString::to_string)),
+            "ttl": shown_duration(dns.ttl),
+            "only_passing": dns.only_passing,
+            "recursors": shown(&mut dns.recursors.iter().map(ToString::to_string)),
+        });
+        // Without them it is for the machine to say.
+        if let Some(node) = &dns.node {
+            all["node"] = text(node);
+        }
+        if let Some(address) = dns.address {
+            all["address"] = json!(address.to_string());
+        }
+        all
     }
 
     fn gateway_expanded(&self) -> Value {

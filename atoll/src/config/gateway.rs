@@ -1,4 +1,4 @@
-//! `gateway:` and `listen:`.
+//! `gateway:` and `listen:`. `dns:` is in `dns.rs`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::value;
 
 const GATEWAY_PORT: u16 = 8080;
 const CONSOLE_PORT: u16 = 7070;
+const DNS_PORT: u16 = 8600;
 
 /// A head must hold at least a browser's cookies' worth of names, and is kept in
 /// memory whole.
@@ -124,6 +125,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
     let mut listen = Listen {
         gateway: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, GATEWAY_PORT))),
         console: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, CONSOLE_PORT))),
+        dns: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))),
     };
     let mut open = Vec::new();
     let Some(fields) = node.and_then(|node| Fields::of(cx, node, &keys::LISTEN)) else {
@@ -132,6 +134,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
     for (name, place) in [
         ("gateway", &mut listen.gateway),
         ("console", &mut listen.console),
+        ("dns", &mut listen.dns),
     ] {
         let Some(word) = fields.get(name).and_then(|node| cx.words(node)) else {
             continue;
@@ -142,29 +145,36 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
         }
         if let Some(address) = cx.ok(word.span, value::listener(&word.text)) {
             *place = Some(address);
-            if !address.ip().is_loopback() {
+            // Names change nothing, and resolvers have no token to show.
+            if !address.ip().is_loopback() && name != "dns" {
                 open.push(word.span);
             }
         }
     }
-    if let (Some(gateway), Some(console)) = (listen.gateway, listen.console)
-        && gateway.port() != 0
-        && gateway.port() == console.port()
-        && (gateway.ip() == console.ip()
-            || gateway.ip().is_unspecified()
-            || console.ip().is_unspecified())
-    {
-        let place = fields.entry("console").or_else(|| fields.entry("gateway"));
-        if let Some(entry) = place {
-            cx.error(
-                entry.node.span,
-                format!(
-                    "the gateway and the console cannot both have port {}",
-                    gateway.port()
-                ),
-            );
-        }
-    }
+    one_port_each(cx, &fields, listen);
     fields.finish();
     (listen, open)
+}
+
+fn one_port_each(cx: &Context<'_>, fields: &Fields<'_>, listen: Listen) {
+    let all = listen.all();
+    for (at, (later, one)) in all.iter().enumerate() {
+        for (earlier, other) in &all[..at] {
+            let overlap =
+                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            if one.port() == 0 || one.port() != other.port() || !overlap {
+                continue;
+            }
+            let place = fields.entry(later).or_else(|| fields.entry(earlier));
+            if let Some(entry) = place {
+                cx.error(
+                    entry.node.span,
+                    format!(
+                        "the {earlier} and the {later} cannot both have port {}",
+                        one.port()
+                    ),
+                );
+            }
+        }
+    }
 }

@@ -131,6 +131,7 @@ pub(crate) static ROOT: Object = Object {
             Kind::Object(&GATEWAY),
             "Settings of the gateway, and policies for all routes.",
         ),
+        key("dns", Kind::Object(&DNS), "What names are answered by DNS."),
         idle("version", "Compose itself ignores it"),
         idle("networks", "processes share the network of this machine"),
         idle("volumes", "processes share the disk of this machine"),
@@ -161,6 +162,43 @@ pub(crate) static LISTEN: Object = Object {
             "console",
             Text,
             "Where the admin API and the metrics are: PORT, IP:PORT or `off`. Default 127.0.0.1:7070.",
+        ),
+        key(
+            "dns",
+            Text,
+            "Where names are answered as Consul does, by UDP and TCP: PORT, IP:PORT or `off`. Default 127.0.0.1:8600.",
+        ),
+    ]],
+};
+
+pub(crate) static DNS: Object = Object {
+    name: "dns",
+    keys: &[&[
+        key(
+            "domains",
+            TEXTS,
+            "What the names end in. Default `consul` and `atoll`; reverse names point into the first.",
+        ),
+        key(
+            "ttl",
+            Duration,
+            "How long an answer may be kept, in whole seconds. Default 0s.",
+        ),
+        key(
+            "only_passing",
+            Flag,
+            "Whether instances in `warning` are left out, too. Default false.",
+        ),
+        key(
+            "recursors",
+            TEXTS,
+            "Name servers, as IP or IP:PORT, that are asked about all other names, one after the other. Default none: they are refused.",
+        ),
+        key("node", Text, "Name of this machine. Default its host name."),
+        key(
+            "address",
+            Text,
+            "IP address of this machine. Default the listener's; for a listener on all, that of the default route.",
         ),
     ]],
 };

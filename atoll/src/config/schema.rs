@@ -249,6 +249,7 @@ mod tests {
             "route",
             "gateway",
             "listen",
+            "dns",
             "healthcheck",
             "match",
             "backend",

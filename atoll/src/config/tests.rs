@@ -469,6 +469,28 @@ fn listeners_move_switch_off_and_need_a_token_beyond_loopback() {
 }
 
 #[test]
+fn names_are_answered_where_and_how_the_file_says() {
+    let usual = good("");
+    assert_eq!(usual.listen.dns.unwrap().to_string(), "127.0.0.1:8600");
+    let shown = |loaded: &Loaded| -> Vec<String> {
+        let domains = loaded.dns.domains.iter();
+        domains.map(ToString::to_string).collect()
+    };
+    assert_eq!(shown(&usual), ["consul", "atoll"]);
+    let set = good(
+        "listen: { dns: 0.0.0.0:53 }\ndns: { domains: [Example.COM., x], ttl: 5s, only_passing: true, recursors: [9.9.9.9, \"[::1]:5353\"], node: Host-1.lan, address: 10.0.0.1 }",
+    );
+    assert_eq!(shown(&set), ["example.com", "x"]);
+    assert!(set.dns.only_passing);
+    assert_eq!(set.dns.ttl.as_secs(), 5);
+    assert_eq!(set.dns.recursors[0].to_string(), "9.9.9.9:53");
+    assert_eq!(set.dns.recursors[1].to_string(), "[::1]:5353");
+    assert_eq!(set.dns.node.as_deref(), Some("host-1.lan"));
+    assert_eq!(set.restart_needed(&usual), ["listen.dns", "dns"]);
+    assert_eq!(good("listen: { dns: off }").listen.dns, None);
+}
+
+#[test]
 fn what_needs_a_restart_is_named() {
     let before = good("name: a\nlisten: { gateway: 8080 }");
     let after = good(

@@ -1,0 +1,140 @@
+//! Over real sockets.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp};
+
+use atoll_runtime::Tasks;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::*;
+use crate::recursor::framed;
+
+/// A server on a free port that is the same for both.
+async fn server(tasks: &Tasks, settings: Settings) -> SocketAddr {
+    loop {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let Ok(udp) = StdUdp::bind(address) else {
+            continue;
+        };
+        let (_, catalog) = watch::channel(Arc::new(catalog()));
+        crate::start(tasks, tcp.into_std().unwrap(), udp, settings, catalog).unwrap();
+        return address;
+    }
+}
+
+async fn by_udp(server: SocketAddr, packet: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(packet).await.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let bytes = socket.recv(&mut buffer).await.unwrap();
+    buffer.truncate(bytes);
+    buffer
+}
+
+async fn send_tcp(stream: &mut TcpStream, packet: &[u8]) {
+    let length = u16::try_from(packet.len()).unwrap();
+    stream.write_all(&framed(length, packet)).await.unwrap();
+}
+
+async fn receive_tcp(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut answer = vec![0; usize::from(length)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+fn tasks() -> Tasks {
+    Tasks::root(Clock::system())
+}
+
+#[tokio::test]
+async fn questions_on_one_connection_are_answered_in_order() {
+    let tasks = tasks();
+    let address = server(&tasks, settings()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for name in ["web.service.consul", "nobody.service.consul"] {
+        send_tcp(&mut stream, &question(name, Rtype::A, None)).await;
+    }
+    let first = receive_tcp(&mut stream).await.unwrap();
+    let second = receive_tcp(&mut stream).await.unwrap();
+    assert!(shown(&first).starts_with("NOERROR"));
+    assert!(shown(&second).starts_with("NXDOMAIN"));
+    let same = by_udp(address, &question("web.service.consul", Rtype::A, None)).await;
+    assert_eq!(shown(&same), shown(&first));
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_connections_and_no_more() {
+    let tasks = tasks();
+    let address = server(&tasks, settings()).await;
+    let ask = question("web.service.consul", Rtype::A, None);
+    let mut held = Vec::new();
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        send_tcp(&mut stream, &ask).await;
+        receive_tcp(&mut stream).await.unwrap();
+        held.push(stream);
+    }
+    let mut refused = TcpStream::connect(address).await.unwrap();
+    // It may be closed before or after it could be written to.
+    drop(refused.write_all(&framed(ask.len() as u16, &ask)).await);
+    assert!(receive_tcp(&mut refused).await.is_err());
+    held.pop();
+    // The place is free once the server has seen the end.
+    loop {
+        let mut again = TcpStream::connect(address).await.unwrap();
+        drop(again.write_all(&framed(ask.len() as u16, &ask)).await);
+        if receive_tcp(&mut again).await.is_ok() {
+            break;
+        }
+    }
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_question_that_is_too_long_ends_the_connection() {
+    let tasks = tasks();
+    let address = server(&tasks, settings()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0xff, 0xff, 0, 0]).await.unwrap();
+    assert!(receive_tcp(&mut stream).await.is_err());
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn other_names_are_asked_of_the_first_recursor_that_answers() {
+    let tasks = tasks();
+    let elsewhere = Settings {
+        domains: vec!["example".parse().unwrap()],
+        ..settings()
+    };
+    let good = server(&tasks, elsewhere).await;
+    // Free a moment ago: nobody answers there.
+    let bad = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let bad = bad.local_addr().unwrap();
+    let asking = |recursors| Settings {
+        recursors,
+        ..settings()
+    };
+    let address = server(&tasks, asking(vec![bad, good])).await;
+    let ask = question("wEb.service.example", Rtype::A, None);
+    let answer = by_udp(address, &ask).await;
+    assert!(
+        shown(&answer).starts_with("NOERROR aa rd\n"),
+        "{}",
+        shown(&answer)
+    );
+    assert_eq!(answer[..2], ask[..2]);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    send_tcp(&mut stream, &ask).await;
+    let by_tcp = receive_tcp(&mut stream).await.unwrap();
+    assert_eq!(shown(&by_tcp), shown(&answer));
+
+    let alone = server(&tasks, asking(vec![bad])).await;
+    let answer = by_udp(alone, &ask).await;
+    assert_eq!(shown(&answer), "SERVFAIL rd ra");
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
