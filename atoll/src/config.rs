@@ -287,7 +287,17 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         .get("gateway")
         .and_then(|node| gateway::gateway(cx, node))
         .unwrap_or_default();
-    let dns = fields.get("dns").and_then(|node| dns::dns(cx, node));
+    let dns = fields.get("dns").and_then(|node| {
+        let dns = dns::dns(cx, node)?;
+        let open = listen.dns.is_some_and(|at| !at.ip().is_loopback());
+        if open && !dns.recursors.is_empty() {
+            cx.warn(
+                node.span,
+                "everybody who reaches `listen.dns` can ask the recursors through it; let a firewall say who may",
+            );
+        }
+        Some(dns)
+    });
     let leaves_loopback = listen.gateway.is_some_and(|at| !at.ip().is_loopback());
     let direct = settings.trusted_proxies.is_empty();
     if leaves_loopback && direct && !settings.per_client_given {

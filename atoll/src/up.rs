@@ -37,6 +37,7 @@ use tokio::sync::mpsc;
 use crate::config::{self, Loaded};
 use crate::paint::Paint;
 use live::{Live, Parts};
+pub(crate) use picture::listener_url;
 use reload::Reloader;
 use run_file::RunFile;
 use screen::Screen;

@@ -137,22 +137,30 @@ fn running(status: &atoll_console::wire::Status) -> Finding {
 }
 
 fn listeners(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    let wanted: [(&str, Option<SocketAddr>); 2] = [
+    let wanted: [(&str, Option<SocketAddr>); 3] = [
         ("gateway", loaded.listen.gateway),
         ("console", loaded.listen.console),
+        ("dns", loaded.listen.dns),
     ];
     for (name, address) in wanted {
         findings.push(match address {
             None => finding(Mark::Good, name, "switched off"),
             // Taken for a moment, and free again when it is dropped.
-            Some(address) => match atoll_net::bind(address) {
-                Ok(_) if address.port() == 0 => {
+            Some(address) => match free(name, address) {
+                Ok(()) if address.port() == 0 => {
                     finding(Mark::Good, name, format!("{address}, any free port"))
                 }
-                Ok(_) => finding(Mark::Good, name, format!("{address} is free")),
+                Ok(()) => finding(Mark::Good, name, format!("{address} is free")),
                 Err(error) => finding(Mark::Bad, name, error.for_key(name).to_string()),
             },
         });
+    }
+}
+
+fn free(name: &str, address: SocketAddr) -> Result<(), atoll_net::ListenError> {
+    match name {
+        "dns" => atoll_net::bind_both(address).map(drop),
+        _ => atoll_net::bind(address).map(drop),
     }
 }
 

@@ -8,6 +8,7 @@ use atoll_console::wire;
 use super::remote::Remote;
 use super::{Context, print};
 use crate::paint::{Paint, Table, harmless};
+use crate::up::listener_url;
 
 fn remote(context: &Context) -> anyhow::Result<Remote> {
     Remote::find(&context.running_data_dir())
@@ -29,7 +30,7 @@ pub(super) fn status(context: &Context) -> anyhow::Result<ExitCode> {
     let paint = context.paint;
     let mut lines = vec![headline(paint, &status)];
     for (name, address) in &status.listeners {
-        lines.push(format!("  {name:<8} http://{address}"));
+        lines.push(format!("  {name:<8} {}", listener_url(name, address)));
     }
     lines.push(format!("  {:<8} {}", "file", status.file));
     if let Some(last) = status.last_reload.filter(|last| !last.ok) {

@@ -487,6 +487,11 @@ fn names_are_answered_where_and_how_the_file_says() {
     assert_eq!(set.dns.recursors[1].to_string(), "[::1]:5353");
     assert_eq!(set.dns.node.as_deref(), Some("host-1.lan"));
     assert_eq!(set.restart_needed(&usual), ["listen.dns", "dns"]);
+    assert!(
+        set.warnings[0]
+            .to_string()
+            .contains("can ask the recursors")
+    );
     assert_eq!(good("listen: { dns: off }").listen.dns, None);
 }
 

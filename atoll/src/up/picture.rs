@@ -205,10 +205,20 @@ impl Picture {
     fn headline(&self, paint: Paint) -> String {
         let mut line = format!("{} {}", paint.bold("atoll"), paint.bold(&self.title));
         for (name, address) in &self.listeners {
-            line.push_str(&format!("  {name} http://{address}"));
+            line.push_str(&format!("  {name} {}", listener_url(name, address)));
         }
         line
     }
+}
+
+/// What a person may copy to reach a listener, by its key in the file.
+pub(crate) fn listener_url(name: &str, address: &str) -> String {
+    let scheme = match name {
+        // RFC 4501.
+        "dns" => "dns",
+        _ => "http",
+    };
+    format!("{scheme}://{address}")
 }
 
 fn remark(instance: &wire::Instance) -> String {

@@ -104,6 +104,19 @@ async fn a_question_that_is_too_long_ends_the_connection() {
     tasks.stop(Duration::from_secs(5)).await.unwrap();
 }
 
+/// Time runs on by itself while nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_question_is_ended() {
+    let tasks = tasks();
+    let address = server(&tasks, settings()).await;
+    for begun in [&[][..], &[0], &[0, 40, 1, 2, 3]] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        assert!(receive_tcp(&mut stream).await.is_err(), "{begun:?}");
+    }
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
 #[tokio::test]
 async fn other_names_are_asked_of_the_first_recursor_that_answers() {
     let tasks = tasks();
