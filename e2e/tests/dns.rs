@@ -272,6 +272,13 @@ fn other_names_are_asked_of_recursors() {
     let name = "web.service.example";
     assert_eq!(short(&near, &[name]), ["10.0.0.1"]);
     assert_eq!(short(&near, &[name, "+tcp"]), ["10.0.0.1"]);
+    // An instance whose host is a name there is found together with its address.
+    let instance = json!({"address": format!("{name}:80")});
+    register(&near, "far", "one", &instance);
+    assert_eq!(
+        short(&near, &["far.service.consul"]),
+        ["10.0.0.1", "web.service.example."]
+    );
     let ours = dig(&near, &["nobody.service.consul"]);
     assert_eq!(status(&ours), "NXDOMAIN");
     assert!(flags(&ours).contains("ra"), "{ours}");

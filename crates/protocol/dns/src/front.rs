@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use atoll_model::Catalog;
 use atoll_runtime::{Clock, Random};
-use domain::base::iana::OptRcode;
+use domain::base::iana::{OptRcode, Rtype};
 use tokio::sync::watch;
 
+use crate::name::DnsName;
 use crate::settings::Settings;
 use crate::translate::{ALIASES_MAX, Outcome, View};
-use crate::wire::{Query, Transport, Unanswerable};
+use crate::wire::{Query, Reply, Transport, Unanswerable};
 
 /// An A record whose name is compressed (RFC 1035 §4.1.3): none is shorter.
 const RECORD_BYTES_MIN: usize = 16;
@@ -29,7 +30,31 @@ pub(crate) enum Step {
     /// This is sent back.
     Send(Vec<u8>),
     /// Others are asked.
-    Forward(Box<Query>),
+    Ask(Box<Asking>),
+}
+
+/// What others are asked for.
+#[derive(Debug)]
+pub(crate) enum Asking {
+    /// All of it.
+    Forward(Query),
+    /// What stands behind the name that our answer ends with.
+    Follow {
+        query: Query,
+        reply: Reply,
+        target: DnsName,
+        qtype: Rtype,
+    },
+}
+
+impl Asking {
+    /// What can be answered without waiting.
+    pub(crate) fn at_once(&self, transport: Transport) -> Vec<u8> {
+        match self {
+            Self::Forward(query) => query.error(OptRcode::SERVFAIL, transport, true),
+            Self::Follow { query, reply, .. } => query.answer(reply, transport, true),
+        }
+    }
 }
 
 impl Front {
@@ -56,9 +81,20 @@ impl Front {
             aliases_max: ALIASES_MAX,
         };
         match view.answer(name, qtype, random) {
-            Outcome::Reply(reply) => Step::Send(query.answer(&reply, transport, recursion)),
+            Outcome::Reply(reply) => {
+                let asks = recursion && query.recursion_desired();
+                match view.leads_out(&reply, qtype).filter(|_| asks) {
+                    None => Step::Send(query.answer(&reply, transport, recursion)),
+                    Some(target) => Step::Ask(Box::new(Asking::Follow {
+                        query,
+                        reply,
+                        target,
+                        qtype,
+                    })),
+                }
+            }
             Outcome::Elsewhere { .. } if recursion && query.recursion_desired() => {
-                Step::Forward(Box::new(query))
+                Step::Ask(Box::new(Asking::Forward(query)))
             }
             Outcome::Elsewhere { otherwise } => {
                 Step::Send(query.error(OptRcode::from(otherwise), transport, recursion))

@@ -9,16 +9,22 @@ use domain::base::Message;
 use tokio::sync::watch;
 
 use crate::front::{Front, Step};
+use crate::name::joined;
 use crate::settings::Settings;
-use crate::wire::{TCP_BYTES_MAX, Transport, UDP_BYTES_MAX};
+use crate::wire::{TCP_BYTES_MAX, Transport, UDP_BYTES_MAX, addresses_behind, only_truncated};
 
 /// Handles `bytes` as a packet from UDP and from TCP, and asserts what must hold
 /// whatever they are: it does not panic; an answer is one to that packet, is well
-/// formed, and is no longer than the transport allows.
+/// formed, and is no longer than the transport allows. Takes them as a recursor's
+/// answer, too.
 ///
 /// # Panics
 /// When one of these does not hold: a defect.
 pub fn fuzz_packet(bytes: &[u8]) {
+    if let Some(name) = joined(["web", "service", "consul"]) {
+        addresses_behind(bytes, &name);
+    }
+    only_truncated(bytes);
     let (_publisher, catalog) = watch::channel(Arc::new(catalog()));
     let front = Front {
         settings: Settings {

@@ -9,19 +9,73 @@ use std::time::Duration;
 
 use atoll_runtime::Random;
 use domain::base::Message;
-use domain::base::iana::OptRcode;
+use domain::base::iana::{OptRcode, Rtype};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::wire::{Query, TCP_BYTES_MAX, Transport, only_truncated};
+use crate::front::Asking;
+use crate::name::DnsName;
+use crate::wire::{self, Query, Record, TCP_BYTES_MAX, Transport, only_truncated};
 
 /// How long one recursor has; Consul's default.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The answer to `packet` once others were asked, or without them when none answers.
+pub(crate) async fn ask(
+    packet: &[u8],
+    asking: &Asking,
+    transport: Transport,
+    recursors: &[SocketAddr],
+    random: &mut Random,
+) -> Vec<u8> {
+    match asking {
+        Asking::Forward(query) => forward(packet, query, transport, recursors, random).await,
+        Asking::Follow {
+            query,
+            reply,
+            target,
+            qtype,
+        } => {
+            let mut reply = reply.clone();
+            let behind = follow(target, *qtype, recursors, random).await;
+            reply.answers.extend(behind);
+            query.answer(&reply, transport, true)
+        }
+    }
+}
+
+/// What the first recursor that answers says of `target`; by TCP when a datagram does
+/// not hold it.
+async fn follow(
+    target: &DnsName,
+    qtype: Rtype,
+    recursors: &[SocketAddr],
+    random: &mut Random,
+) -> Vec<Record> {
+    for recursor in recursors {
+        let Some(asked) = wire::ask(random.bits() as u16, target, qtype) else {
+            break;
+        };
+        let answered = timeout(ANSWER_TIMEOUT, async {
+            let answer = by_udp(&asked, *recursor).await?;
+            match wire::is_cut(&answer) {
+                true => by_tcp(&asked, *recursor).await,
+                false => Ok(answer),
+            }
+        });
+        match answered.await {
+            Ok(Ok(answer)) => return wire::addresses_behind(&answer, target),
+            Ok(Err(error)) => tracing::debug!(%recursor, %error, "recursor failed"),
+            Err(_) => tracing::debug!(%recursor, "recursor did not answer in time"),
+        }
+    }
+    Vec::new()
+}
+
 /// What the first recursor that answers says to `packet`, whose meaning is `query`;
 /// SERVFAIL when none does.
-pub(crate) async fn forward(
+async fn forward(
     packet: &[u8],
     query: &Query,
     transport: Transport,

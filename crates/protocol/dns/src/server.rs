@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use atoll_model::Catalog;
 use atoll_runtime::{Random, Restart, Stop, Tasks};
-use domain::base::iana::OptRcode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::front::{Front, Step};
-use crate::recursor::{forward, framed};
+use crate::front::{Asking, Front, Step};
+use crate::recursor::{ask, framed};
 use crate::settings::Settings;
-use crate::wire::{Query, Transport, UDP_BYTES_MAX};
+use crate::wire::{Transport, UDP_BYTES_MAX};
 
 /// Tasks that read datagrams: one may be busy with a large service while the other
 /// answers.
@@ -106,10 +105,10 @@ impl Server {
             match self.front.handle(packet, Transport::Udp, &mut random) {
                 Step::Silent => {}
                 Step::Send(answer) => send(&udp, &answer, client).await,
-                Step::Forward(query) => {
+                Step::Ask(asking) => {
                     let (server, udp) = (Arc::clone(&self), Arc::clone(&udp));
                     let (packet, random) = (packet.to_vec(), random.fork());
-                    self.forward_datagram(server, udp, packet, query, client, random)
+                    self.ask_for_datagram(server, udp, packet, asking, client, random)
                         .await;
                 }
             }
@@ -117,24 +116,24 @@ impl Server {
     }
 
     /// Answers later, unless too many wait already.
-    async fn forward_datagram(
+    async fn ask_for_datagram(
         &self,
         server: Arc<Self>,
         udp: Arc<UdpSocket>,
         packet: Vec<u8>,
-        query: Box<Query>,
+        asking: Box<Asking>,
         client: SocketAddr,
         mut random: Random,
     ) {
         let Ok(permit) = Arc::clone(&self.forwarded).try_acquire_owned() else {
-            let busy = query.error(OptRcode::SERVFAIL, Transport::Udp, true);
-            return send(&udp, &busy, client).await;
+            let at_once = asking.at_once(Transport::Udp);
+            return send(&udp, &at_once, client).await;
         };
         let stop = self.tasks.stop_signal();
         drop(self.tasks.once("forward", async move {
             let _permit = permit;
             let recursors = &server.front.settings.recursors;
-            let answer = forward(&packet, &query, Transport::Udp, recursors, &mut random);
+            let answer = ask(&packet, &asking, Transport::Udp, recursors, &mut random);
             if let Some(answer) = stop.unless(answer).await {
                 send(&udp, &answer, client).await;
             }
@@ -185,7 +184,7 @@ impl Server {
             let answer = match self.front.handle(&packet, Transport::Tcp, &mut random) {
                 Step::Silent => return Ok(()),
                 Step::Send(answer) => answer,
-                Step::Forward(query) => self.forward(&packet, &query, &mut random).await,
+                Step::Ask(asking) => self.ask(&packet, &asking, &mut random).await,
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let answer = framed(length, &answer);
@@ -193,13 +192,13 @@ impl Server {
         }
     }
 
-    async fn forward(&self, packet: &[u8], query: &Query, random: &mut Random) -> Vec<u8> {
+    async fn ask(&self, packet: &[u8], asking: &Asking, random: &mut Random) -> Vec<u8> {
         match self.forwarded.try_acquire() {
             Ok(_permit) => {
                 let recursors = &self.front.settings.recursors;
-                forward(packet, query, Transport::Tcp, recursors, random).await
+                ask(packet, asking, Transport::Tcp, recursors, random).await
             }
-            Err(_) => query.error(OptRcode::SERVFAIL, Transport::Tcp, true),
+            Err(_) => asking.at_once(Transport::Tcp),
         }
     }
 }

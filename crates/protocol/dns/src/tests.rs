@@ -35,6 +35,7 @@ const INSTANCES: &[(&str, &str, Health, u16, &str)] = &[
     ("named", "db.example.com:5432", Health::Passing, 1, ""),
     ("alias", "web.service.consul:80", Health::Passing, 1, ""),
     ("loop", "loop.service.consul:80", Health::Passing, 1, ""),
+    ("far", "web.service.far:80", Health::Passing, 1, ""),
     ("mixed", "db.example.com:1", Health::Passing, 1, ""),
     ("mixed", "10.0.0.9:1", Health::Passing, 1, ""),
     ("orders.v2", "10.0.1.1:80", Health::Passing, 1, "eu"),
@@ -111,7 +112,7 @@ fn question(name: &str, qtype: Rtype, edns: Option<u16>) -> Vec<u8> {
 fn sent(front: &Front, packet: &[u8], transport: Transport, seed: u64) -> Option<Vec<u8>> {
     match front.handle(packet, transport, &mut Random::from_seed(seed)) {
         Step::Send(answer) => Some(answer),
-        Step::Silent | Step::Forward(_) => None,
+        Step::Silent | Step::Ask(_) => None,
     }
 }
 
@@ -171,7 +172,7 @@ fn questions_are_answered_as_the_goldens_say() {
         let answer = match front.handle(&packet, Transport::Tcp, &mut Random::from_seed(1)) {
             Step::Send(answer) => shown(&answer),
             Step::Silent => "nothing".to_owned(),
-            Step::Forward(_) => "forwarded".to_owned(),
+            Step::Ask(_) => "forwarded".to_owned(),
         };
         actual.push_str(&format!("{line}\n{answer}\n"));
     }
@@ -212,7 +213,7 @@ fn names_that_are_not_ours_go_to_recursors_when_there_are_some() {
     let step = |packet: &[u8]| front.handle(packet, Transport::Udp, &mut Random::from_seed(1));
     for name in ["example.com", "9.0.0.127.in-addr.arpa", "consul.example"] {
         let packet = question(name, Rtype::PTR, None);
-        assert!(matches!(step(&packet), Step::Forward(_)), "{name}");
+        assert!(matches!(step(&packet), Step::Ask(_)), "{name}");
         let mut unwanted = packet.clone();
         unwanted[2] &= !1; // RD
         assert!(matches!(step(&unwanted), Step::Send(_)), "{name}");

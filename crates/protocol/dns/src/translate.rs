@@ -78,6 +78,16 @@ impl View<'_> {
         Outcome::Reply(reply)
     }
 
+    /// The name outside of our domains that an answer ends with, if it does.
+    pub(crate) fn leads_out(&self, reply: &Reply, qtype: Rtype) -> Option<DnsName> {
+        let Data::Cname(target) = &reply.answers.last()?.data else {
+            return None;
+        };
+        let wanted = matches!(qtype, Rtype::A | Rtype::AAAA);
+        let out = wanted && place(target, qtype, self.settings).is_none();
+        out.then(|| target.clone())
+    }
+
     fn apex(&self, name: &DnsName, qtype: Rtype, domain: &Domain) -> Reply {
         let mut reply = Reply::default();
         if matches!(qtype, Rtype::SOA | Rtype::ANY) {

@@ -21,6 +21,8 @@ const PLAIN_UDP_BYTES: usize = 512;
 pub(crate) const UDP_BYTES_MAX: usize = 4096;
 /// What the length before a message on TCP can say (RFC 1035 §4.2.2).
 pub(crate) const TCP_BYTES_MAX: usize = 65_535;
+/// Records that are taken over from a recursor's answer.
+const FOLLOWED_RECORDS_MAX: usize = 64;
 /// An OPT record without options (RFC 6891 §6.1.2).
 const OPT_BYTES: usize = 11;
 /// A message's header (RFC 1035 §4.1.1).
@@ -310,6 +312,63 @@ fn is_transfer(qtype: Rtype) -> bool {
         qtype,
         Rtype::AXFR | Rtype::IXFR | Rtype::MAILA | Rtype::MAILB
     )
+}
+
+/// A question of our own to a recursor.
+pub(crate) fn ask(id: u16, name: &DnsName, qtype: Rtype) -> Option<Vec<u8>> {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id);
+    builder.header_mut().set_rd(true);
+    let mut section = builder.question();
+    section.push((name, qtype, Class::IN)).ok()?;
+    let mut section = section.additional();
+    let edns = Edns {
+        payload_bytes: 0,
+        dnssec_ok: false,
+    };
+    push_opt(&mut section, edns, OptRcode::NOERROR).ok()?;
+    Some(section.finish())
+}
+
+/// Whether a message says that it was cut.
+pub(crate) fn is_cut(message: &[u8]) -> bool {
+    Message::from_slice(message).is_ok_and(|message| message.header().tc())
+}
+
+/// Addresses, and the names that lead to them, in a recursor's answer; only what stands
+/// behind `name`.
+pub(crate) fn addresses_behind(answer: &[u8], name: &DnsName) -> Vec<Record> {
+    let section = Message::from_slice(answer).map(Message::answer);
+    let Ok(Ok(section)) = section else {
+        return Vec::new();
+    };
+    let mut owner = name.clone();
+    let mut found = Vec::new();
+    for record in section.flatten().take(FOLLOWED_RECORDS_MAX) {
+        if record.owner() != owner {
+            continue;
+        }
+        let ttl_s = record.ttl().as_secs();
+        let data = if let Ok(Some(a)) = record.to_record::<A>() {
+            Data::A(a.data().addr())
+        } else if let Ok(Some(aaaa)) = record.to_record::<Aaaa>() {
+            Data::Aaaa(aaaa.data().addr())
+        } else if let Ok(Some(alias)) = record.to_record::<Cname<_>>() {
+            Data::Cname(alias.data().cname().to_vec())
+        } else {
+            continue;
+        };
+        let of = owner.clone();
+        if let Data::Cname(next) = &data {
+            owner = next.clone();
+        }
+        found.push(Record {
+            owner: of,
+            ttl_s,
+            data,
+        });
+    }
+    found
 }
 
 /// A message that takes over a header and a question, and says only that it was cut:

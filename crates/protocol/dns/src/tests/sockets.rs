@@ -147,7 +147,39 @@ async fn other_names_are_asked_of_the_first_recursor_that_answers() {
     assert_eq!(shown(&by_tcp), shown(&answer));
 
     let alone = server(&tasks, asking(vec![bad])).await;
-    let answer = by_udp(alone, &ask).await;
-    assert_eq!(shown(&answer), "SERVFAIL rd ra");
+    let failed = by_udp(alone, &ask).await;
+    assert_eq!(shown(&failed), "SERVFAIL rd ra");
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_is_a_name_elsewhere_is_followed_there() {
+    let tasks = tasks();
+    let far = Settings {
+        domains: vec!["far".parse().unwrap()],
+        ..settings()
+    };
+    let far = server(&tasks, far).await;
+    let asking = |recursors| Settings {
+        recursors,
+        ..settings()
+    };
+    let near = server(&tasks, asking(vec![far])).await;
+    let ask = question("far.service.consul", Rtype::A, None);
+    let followed = "NOERROR aa rd ra\n  \
+        answer far.service.consul 5 CNAME web.service.far.\n  \
+        answer web.service.far 5 A 10.0.0.1\n  \
+        answer web.service.far 5 A 10.0.0.2";
+    assert_eq!(shown(&by_udp(near, &ask).await), followed);
+    let mut stream = TcpStream::connect(near).await.unwrap();
+    send_tcp(&mut stream, &ask).await;
+    assert_eq!(shown(&receive_tcp(&mut stream).await.unwrap()), followed);
+
+    // The alias is an answer, even when nobody knows what is behind it.
+    let bad = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let bad = bad.local_addr().unwrap();
+    let alone = server(&tasks, asking(vec![bad])).await;
+    let alias = "NOERROR aa rd ra\n  answer far.service.consul 5 CNAME web.service.far.";
+    assert_eq!(shown(&by_udp(alone, &ask).await), alias);
     tasks.stop(Duration::from_secs(5)).await.unwrap();
 }
