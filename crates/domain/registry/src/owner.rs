@@ -2,6 +2,7 @@
 //! come in, publishes one catalogue for it, and hands out what is to be done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::{Catalog, InstanceId, Revision, ServiceName};
 use atoll_runtime::{Clock, Stop};
@@ -9,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::state::{Effects, Event, Question, State};
 use crate::writer::{Batch, Reply};
-use crate::{Change, Detail, RegistryError};
+use crate::{Change, Detail, Preservation, Recently, RegistryError};
 
 /// Events that wait for the owner; then whoever sends waits. A thousand renewals
 /// take about a millisecond, so this is some ten milliseconds of work.
@@ -31,6 +32,10 @@ pub(crate) enum Command {
     ),
     /// All that is known of one instance.
     Detail(ServiceName, InstanceId, oneshot::Sender<Option<Detail>>),
+    /// What changed within a time.
+    Recently(Duration, oneshot::Sender<Recently>),
+    /// How self-preservation stands.
+    Preservation(oneshot::Sender<Preservation>),
     /// The same of all instances, or of those of one service.
     Details(Option<ServiceName>, oneshot::Sender<Vec<Detail>>),
 }
@@ -97,7 +102,11 @@ impl Owner {
                     Ok(()) => batch.waiting.push((reply, self.state.revision())),
                     refused @ Err(_) => replies.push((reply, refused)),
                 },
-                question @ (Command::Changes(..) | Command::Detail(..) | Command::Details(..)) => {
+                question @ (Command::Changes(..)
+                | Command::Recently(..)
+                | Command::Preservation(..)
+                | Command::Detail(..)
+                | Command::Details(..)) => {
                     questions.push(question);
                 }
             }
@@ -133,6 +142,16 @@ impl Owner {
                 let changes = self.state.changes(since);
                 drop(reply.send((changes, Arc::clone(self.state.catalog()))));
             }
+            Command::Recently(window, reply) => {
+                let (complete, changes) = self.state.recently(window, now);
+                let catalog = Arc::clone(self.state.catalog());
+                drop(reply.send(Recently {
+                    catalog,
+                    complete,
+                    changes,
+                }));
+            }
+            Command::Preservation(reply) => drop(reply.send(self.state.preservation())),
             Command::Detail(service, id, reply) => {
                 let record = self.state.record(&service, &id);
                 drop(reply.send(record.map(|record| Detail::of(record, now))));

@@ -19,6 +19,8 @@ pub(crate) struct Record {
     pub(crate) instance: Arc<Instance>,
     pub(crate) source: Source,
     pub(crate) lease: Option<Duration>,
+    /// Not expired while many others lapse, too.
+    pub(crate) patient: bool,
     /// When the lease ends; `None` without one.
     pub(crate) deadline: Option<Instant>,
     /// Where this lease stands in the queue of deadlines; other entries are stale.
@@ -28,9 +30,26 @@ pub(crate) struct Record {
     pub(crate) stamp: u64,
     /// What it says of itself, beside its checks.
     pub(crate) own: Option<Own>,
-    /// Set by somebody with authority; wins over everything.
+    /// Set by somebody with authority; wins over everything but `protest`.
     pub(crate) forced: Option<Health>,
+    /// Registered itself as unfit after `forced` was set: nobody may force requests
+    /// on it (Eureka's DownOrStartingRule).
+    pub(crate) protest: bool,
     pub(crate) draining: bool,
+    pub(crate) times: Times,
+}
+
+/// When what happened to an instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// It was registered, and has been known ever since.
+    pub(crate) registered: Instant,
+    /// It was last registered or renewed.
+    pub(crate) renewed: Instant,
+    /// It last became something else than it was.
+    pub(crate) changed: Instant,
+    /// It began to take requests, if it ever did.
+    pub(crate) up: Option<Instant>,
 }
 
 /// An instance's own word.
@@ -68,6 +87,7 @@ impl Record {
         let mut record = Self {
             source: registration.source,
             lease: registration.lease,
+            patient: registration.patient,
             deadline: registration.lease.map(|lease| now + lease),
             queued: None,
             instance: Arc::new(instance_of(registration, Health::Starting)),
@@ -75,16 +95,23 @@ impl Record {
             stamp,
             own,
             forced: None,
+            protest: false,
             draining: false,
+            times: Times {
+                registered: now,
+                renewed: now,
+                changed: now,
+                up: None,
+            },
         };
-        record.refresh();
+        record.refresh(now);
         record
     }
 
     /// Brings the instance's health up to date; true when it changed. The note
     /// changes only with the health: a new text each second must not wake every
     /// watcher (hashicorp/consul#1244).
-    pub(crate) fn refresh(&mut self) -> bool {
+    pub(crate) fn refresh(&mut self, now: Instant) -> bool {
         let (health, note) = self.fitness();
         if self.instance.health == health {
             return false;
@@ -93,12 +120,39 @@ impl Record {
         let instance = Arc::make_mut(&mut self.instance);
         instance.health = health;
         instance.note = note;
+        self.times.changed = now;
+        if health.takes_requests() && self.times.up.is_none() {
+            self.times.up = Some(now);
+        }
         true
+    }
+
+    /// Takes over what is known of the incarnation before: when it came, when it was
+    /// first fit, and what an administrator said of it.
+    pub(crate) fn succeed(&mut self, known: &Self) {
+        self.times.registered = known.times.registered;
+        self.times.up = known.times.up.or(self.times.up);
+        self.forced = known.forced;
+        let unfit = |own: &Own| matches!(own.health, Health::Starting | Health::Critical);
+        self.protest = self.own.as_ref().is_some_and(unfit);
+    }
+
+    /// Whether its lease is one that self-preservation may stretch.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.patient && self.lease.is_some()
+    }
+
+    /// The lease begins anew.
+    pub(crate) fn renew(&mut self, now: Instant) {
+        self.times.renewed = now;
+        self.deadline = self.lease.map(|lease| now + lease);
     }
 
     /// The health that all that is known amounts to, and what is said of it.
     fn fitness(&self) -> (Health, &str) {
-        if let Some(forced) = self.forced {
+        if let Some(forced) = self.forced
+            && !self.protest
+        {
             return (forced, "set by an administrator");
         }
         if self.draining {

@@ -24,6 +24,9 @@ pub struct Registration {
     pub metadata: BTreeMap<String, String>,
     /// How long it is believed without a renewal; `None` is for ever.
     pub lease: Option<Duration>,
+    /// When many such leases lapse at once, they are kept: it is likelier that the
+    /// network is away than all of them ([`crate::SelfPreservation`]).
+    pub patient: bool,
     /// How it is checked; with none, its own word (`health`) counts.
     pub checks: Vec<Check>,
     /// What it says of itself. With checks it begins as `Starting` whatever it says.
@@ -72,6 +75,7 @@ impl Registration {
             tags: Vec::new(),
             metadata: BTreeMap::new(),
             lease: None,
+            patient: false,
             checks: Vec::new(),
             health: Health::Passing,
             source,

@@ -11,7 +11,10 @@ use tracing::{info, warn};
 use crate::owner::{Command, EVENTS_MAX, Owner};
 use crate::state::{Event, State};
 use crate::writer::Batch;
-use crate::{Change, Detail, Entry, Journal, Registration, RegistryError, Source, Watch, Word};
+use crate::{
+    Change, Detail, Entry, Journal, Preservation, Registration, RegistryError, SelfPreservation,
+    Source, Touched, Watch, Word,
+};
 use crate::{probe, stored, writer};
 
 /// What can be set.
@@ -24,6 +27,8 @@ pub struct Settings {
     pub instances_max: usize,
     /// Checks under way at the same time. Default 256.
     pub probes_max: usize,
+    /// When patient leases are kept although they lapsed.
+    pub self_preservation: SelfPreservation,
 }
 
 impl Default for Settings {
@@ -32,8 +37,21 @@ impl Default for Settings {
             grace: Duration::from_secs(30),
             instances_max: 1_000_000,
             probes_max: 256,
+            self_preservation: SelfPreservation::default(),
         }
     }
+}
+
+/// What changed lately, and the catalogue that it led to.
+#[derive(Clone, Debug)]
+pub struct Recently {
+    /// The catalogue now.
+    pub catalog: Arc<Catalog>,
+    /// Whether this is all that changed in that time; otherwise something is
+    /// forgotten, and only the whole catalogue tells.
+    pub complete: bool,
+    /// What changed.
+    pub changes: Vec<Touched>,
 }
 
 /// The registry. Cheap to clone; clones are the same registry.
@@ -235,6 +253,27 @@ impl Registry {
     pub async fn checks(&self, service: Option<ServiceName>) -> Result<Vec<Detail>, RegistryError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Details(service, reply)).await?;
+        Ok(answer.await?)
+    }
+
+    /// What changed within the last `window`, each instance once, in the order of its
+    /// last change.
+    ///
+    /// # Errors
+    /// [`RegistryError::Closed`].
+    pub async fn recently(&self, window: Duration) -> Result<Recently, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Recently(window, reply)).await?;
+        Ok(answer.await?)
+    }
+
+    /// How self-preservation stands.
+    ///
+    /// # Errors
+    /// [`RegistryError::Closed`].
+    pub async fn preservation(&self) -> Result<Preservation, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Preservation(reply)).await?;
         Ok(answer.await?)
     }
 

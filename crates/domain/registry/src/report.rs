@@ -19,6 +19,18 @@ pub struct Detail {
     pub lease: Option<Duration>,
     /// What is left of that.
     pub expires_in: Option<Duration>,
+    /// Whether self-preservation may stretch the lease.
+    pub patient: bool,
+    /// What an administrator forced on it.
+    pub forced: Option<Health>,
+    /// How long it has been registered; a restart of Atoll begins anew.
+    pub registered: Duration,
+    /// How long ago it was last registered or renewed.
+    pub renewed: Duration,
+    /// How long ago it last became something else than it was.
+    pub changed: Duration,
+    /// How long ago it was first fit to take requests.
+    pub up: Option<Duration>,
     /// Its checks, in the order of the registration.
     pub checks: Vec<CheckReport>,
 }
@@ -75,6 +87,12 @@ impl Detail {
             expires_in: record
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(now)),
+            patient: record.patient,
+            forced: record.forced,
+            registered: now.saturating_duration_since(record.times.registered),
+            renewed: now.saturating_duration_since(record.times.renewed),
+            changed: now.saturating_duration_since(record.times.changed),
+            up: (record.times.up).map(|up| now.saturating_duration_since(up)),
             checks: checks.collect(),
         }
     }

@@ -10,16 +10,20 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Address, Catalog, Health, InstanceId, Probe, Revision, ServiceName};
+use atoll_model::{Address, Catalog, Health, Instance, InstanceId, Probe, Revision, ServiceName};
 use atoll_runtime::Random;
 use tracing::info;
 
 use crate::history::History;
+use crate::preservation::Preserver;
+use crate::recent::Recent;
 use crate::record::{Answered, Checked, OUTPUT_BYTES_MAX, Own, Record, cut};
 use crate::schedule::{Schedule, Target};
 use crate::stored::{self, Restored};
 use crate::verdict::Verdict;
-use crate::{Change, Entry, Outcome, Registration, RegistryError, Settings, Source};
+use crate::{
+    Change, Detail, Entry, Outcome, Preservation, Registration, RegistryError, Settings, Source,
+};
 
 /// Revisions that are reserved on disk at a time, so that a restart goes on above
 /// every revision that was ever shown, without a write for each.
@@ -76,6 +80,21 @@ pub enum Word {
     Forced(Option<Health>),
 }
 
+/// An instance that changed lately.
+#[derive(Clone, Debug)]
+pub enum Touched {
+    /// It is there.
+    Put {
+        /// As it is now.
+        detail: Detail,
+        /// It was registered, or registered again with something new; otherwise only
+        /// its health changed.
+        anew: bool,
+    },
+    /// It is gone; this is the last that was known of it.
+    Gone(Arc<Instance>),
+}
+
 /// A question to be put to an instance.
 #[derive(Debug)]
 pub(crate) struct Question {
@@ -108,6 +127,10 @@ pub(crate) struct State {
     count: usize,
     catalog: Arc<Catalog>,
     history: History,
+    recent: Recent,
+    preserver: Preserver,
+    /// The time of the last step.
+    now: Instant,
     /// Instances that differ from `catalog`.
     changed: BTreeSet<(ServiceName, InstanceId)>,
     leases: BinaryHeap<Reverse<Lease>>,
@@ -142,7 +165,6 @@ impl State {
     /// An empty registry whose first revision comes after `floor`.
     pub(crate) fn new(settings: Settings, floor: Revision, random: Random, now: Instant) -> Self {
         let mut state = Self {
-            settings,
             services: BTreeMap::new(),
             count: 0,
             catalog: Arc::new(Catalog {
@@ -150,6 +172,9 @@ impl State {
                 services: BTreeMap::new(),
             }),
             history: History::new(floor),
+            recent: Recent::new(floor, now),
+            preserver: Preserver::new(settings.self_preservation),
+            now,
             changed: BTreeSet::new(),
             leases: BinaryHeap::new(),
             schedule: Schedule::new(random, now),
@@ -161,6 +186,7 @@ impl State {
             planned: None,
             mercy: now,
             effects: Effects::default(),
+            settings,
         };
         state.reserve_revisions();
         state
@@ -186,11 +212,12 @@ impl State {
         }
         record.own = words.own;
         record.forced = words.forced;
+        record.protest = words.protest;
         record.draining = words.draining;
         record.deadline = record
             .lease
             .map(|lease| now + lease.max(self.settings.grace));
-        record.refresh();
+        record.refresh(now);
         for (index, checked) in record.checks.iter().enumerate() {
             let target = target_of(&record, index);
             self.schedule.restored(target, &checked.check, now);
@@ -200,13 +227,10 @@ impl State {
 
     /// Takes one event in.
     pub(crate) fn step(&mut self, event: Event, now: Instant) -> Result<(), RegistryError> {
+        self.now = now;
         match event {
             Event::Register(registration) => self.register(*registration, now),
-            Event::Renew { service, id } => {
-                let record = find(&mut self.services, &service, &id)?;
-                record.deadline = record.lease.map(|lease| now + lease);
-                Ok(())
-            }
+            Event::Renew { service, id } => self.renew(service, id, now),
             Event::Deregister { service, id, by } => {
                 let record = find(&mut self.services, &service, &id)?;
                 allow(record, by)?;
@@ -220,7 +244,10 @@ impl State {
             } => self.amend(&service, &id, |record| record.draining = draining),
             Event::Report { service, id, word } => self.amend(&service, &id, |record| match word {
                 Word::Own { health, note } => record.own = Some(Own::new(health, &note)),
-                Word::Forced(forced) => record.forced = forced,
+                Word::Forced(forced) => {
+                    record.forced = forced;
+                    record.protest = false;
+                }
             }),
             Event::Answer(answer) => {
                 self.answer(answer, now);
@@ -259,8 +286,11 @@ impl State {
         }
         for (service, id) in changed {
             let record = self.services.get(&service).and_then(|all| all.get(&id));
-            let change = match record {
-                Some(record) => Change::Put(Arc::clone(&record.instance)),
+            let before = found(&self.catalog, &service, &id);
+            let after = record.map(|record| &record.instance);
+            self.recent.note(before, after, self.now);
+            let change = match after {
+                Some(instance) => Change::Put(Arc::clone(instance)),
                 None => Change::Gone { service, id },
             };
             self.history.push(revision, change);
@@ -287,7 +317,8 @@ impl State {
         let check = (self.asking < self.settings.probes_max)
             .then(|| self.schedule.next_due())
             .flatten();
-        self.planned = lease.into_iter().chain(check).min();
+        let held = self.preserver.next_due().map(|due| due.max(self.mercy));
+        self.planned = lease.into_iter().chain(check).chain(held).min();
         self.planned
     }
 
@@ -315,6 +346,46 @@ impl State {
             .unwrap_or_default()
     }
 
+    /// What changed within the last `window`, with all that is known of each.
+    pub(crate) fn recently(&self, window: Duration, now: Instant) -> (bool, Vec<Touched>) {
+        let (complete, entries) = self.recent.within(window, now);
+        let touched = entries.into_iter().filter_map(|entry| match entry.gone {
+            Some(instance) => Some(Touched::Gone(instance)),
+            None => Some(Touched::Put {
+                detail: Detail::of(self.record(&entry.service, &entry.id)?, now),
+                anew: entry.anew,
+            }),
+        });
+        (complete, touched.collect())
+    }
+
+    pub(crate) fn preservation(&self) -> Preservation {
+        self.preserver.report()
+    }
+
+    fn renew(
+        &mut self,
+        service: ServiceName,
+        id: InstanceId,
+        now: Instant,
+    ) -> Result<(), RegistryError> {
+        let record = find(&mut self.services, &service, &id)?;
+        record.renew(now);
+        // It had lapsed and was kept all the same: back into the queue.
+        if let (Some(at), None) = (record.deadline, record.queued) {
+            record.queued = Some(at);
+            let stamp = record.stamp;
+            self.preserver.recovered(&service, &id);
+            self.leases.push(Reverse(Lease {
+                at,
+                stamp,
+                service,
+                id,
+            }));
+        }
+        Ok(())
+    }
+
     fn register(&mut self, registration: Registration, now: Instant) -> Result<(), RegistryError> {
         registration.validate()?;
         let known = find(&mut self.services, &registration.service, &registration.id).ok();
@@ -330,20 +401,20 @@ impl State {
         };
         allow(known, registration.source)?;
         if repeats(known, &registration) {
-            known.deadline = known.lease.map(|lease| now + lease);
-            return Ok(());
+            let (service, id) = (registration.service, registration.id);
+            return self.renew(service, id, now);
         }
         if known.source == Source::Client && registration.source != Source::Client {
             self.effects.entries.push(stored::forget(&known.instance));
         }
-        let forced = known.forced;
         let carried = carried_checks(known, &registration);
-        let mut record = Record::new(registration, self.next_stamp(), now);
-        record.forced = forced;
+        self.stamp += 1;
+        let mut record = Record::new(registration, self.stamp, now);
+        record.succeed(known);
         if let Some(checks) = carried {
             record.checks = checks;
         }
-        record.refresh();
+        record.refresh(now);
         self.begin(record, now);
         Ok(())
     }
@@ -400,10 +471,13 @@ impl State {
                 id: id.clone(),
             }));
         }
+        let patient = record.is_patient();
         let siblings = self.services.entry(service.clone()).or_default();
-        if siblings.insert(id.clone(), record).is_none() {
-            self.count += 1;
+        match siblings.insert(id.clone(), record) {
+            None => self.count += 1,
+            Some(before) => self.preserver.leave(before.is_patient(), &service, &id),
         }
+        self.preserver.join(patient);
         self.changed.insert((service, id));
     }
 
@@ -418,6 +492,7 @@ impl State {
             self.services.remove(service);
         }
         self.count -= 1;
+        self.preserver.leave(record.is_patient(), service, id);
         if record.source == Source::Client {
             self.effects.entries.push(stored::forget(&record.instance));
         }
@@ -433,7 +508,7 @@ impl State {
     ) -> Result<(), RegistryError> {
         let record = find(&mut self.services, service, id)?;
         change(record);
-        if record.refresh() {
+        if record.refresh(self.now) {
             self.changed.insert((service.clone(), id.clone()));
         }
         if record.source == Source::Client {
@@ -467,7 +542,7 @@ impl State {
         let health = checked.verdict.health;
         self.schedule
             .again(target, &checked.check, health, now, changed);
-        if record.refresh() {
+        if record.refresh(now) {
             let instance = &record.instance;
             info!(service = %instance.service, instance = %instance.id, health = %instance.health, note = instance.note, "health changed");
             self.changed
@@ -510,12 +585,20 @@ impl State {
                     record.queued = Some(deadline);
                     self.leases.push(Reverse(lease));
                 }
+                Some(_) if record.is_patient() => {
+                    record.queued = None;
+                    self.preserver.lapsed(lease.service, lease.id);
+                }
                 Some(_) => {
                     info!(service = %lease.service, instance = %lease.id, "lease expired");
                     self.remove(&lease.service, &lease.id);
                 }
                 None => record.queued = None,
             }
+        }
+        for (service, id) in self.preserver.release(now) {
+            info!(%service, instance = %id, "lease expired");
+            self.remove(&service, &id);
         }
     }
 
@@ -570,6 +653,17 @@ fn find<'s>(
         })
 }
 
+/// An instance as a catalogue has it.
+fn found<'c>(
+    catalog: &'c Catalog,
+    service: &ServiceName,
+    id: &InstanceId,
+) -> Option<&'c Arc<Instance>> {
+    let list = catalog.instances(service.as_str());
+    let at = list.binary_search_by(|known| known.id.cmp(id)).ok()?;
+    Some(&list[at])
+}
+
 fn target_of(record: &Record, index: usize) -> Target {
     Target {
         stamp: record.stamp,
@@ -600,6 +694,7 @@ fn repeats(known: &Record, registration: &Registration) -> bool {
     registration.source != Source::Fleet
         && known.source == registration.source
         && known.lease == registration.lease
+        && known.patient == registration.patient
         && instance.address == registration.address
         && instance.weight == registration.weight
         && instance.tags == registration.tags

@@ -32,6 +32,8 @@ struct Stored {
     metadata: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    patient: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     checks: Vec<StoredCheck>,
     health: String,
@@ -39,6 +41,8 @@ struct Stored {
     own: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     forced: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    protest: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
 }
@@ -62,6 +66,7 @@ struct StoredCheck {
 pub(crate) struct Words {
     pub(crate) own: Option<Own>,
     pub(crate) forced: Option<Health>,
+    pub(crate) protest: bool,
     pub(crate) draining: bool,
 }
 
@@ -132,10 +137,12 @@ pub(crate) fn keep(record: &Record) -> Entry {
         tags: instance.tags.clone(),
         metadata: instance.metadata.clone(),
         lease_ms: record.lease.map(millis),
+        patient: record.patient,
         checks: record.checks.iter().map(|c| (&c.check).into()).collect(),
         health: instance.health.to_string(),
         own: own.map(|own| own.health.to_string()),
         forced: record.forced.map(|health| health.to_string()),
+        protest: record.protest,
         draining: record.draining,
     };
     Entry {
@@ -162,6 +169,7 @@ impl Stored {
         let words = Words {
             own: own.map(|health| Own::new(health, "")),
             forced: self.forced.as_deref().map(word).transpose()?,
+            protest: self.protest,
             draining: self.draining,
         };
         let registration = Registration {
@@ -172,6 +180,7 @@ impl Stored {
             tags: self.tags,
             metadata: self.metadata,
             lease: self.lease_ms.map(Duration::from_millis),
+            patient: self.patient,
             checks: self.checks.into_iter().map(Check::from).collect(),
             health: own.unwrap_or(Health::Passing),
             source: Source::Client,
@@ -238,6 +247,7 @@ mod tests {
         registration.tags = vec!["blue".to_owned()];
         registration.metadata = BTreeMap::from([("version".to_owned(), "1".to_owned())]);
         registration.lease = Some(Duration::from_secs(30));
+        registration.patient = true;
         let mut check = Check::new(Probe::Http {
             path: "/healthz?deep=1".to_owned(),
         });
@@ -246,7 +256,7 @@ mod tests {
         let now = tokio::time::Instant::now().into_std();
         let mut record = Record::new(registration.clone(), 1, now);
         record.forced = Some(Health::Draining);
-        record.refresh();
+        record.refresh(now);
 
         let entry = keep(&record);
         assert_eq!(entry.key, "registry/instances/users/u:1");
@@ -254,6 +264,7 @@ mod tests {
         let words = Words {
             own: None,
             forced: Some(Health::Draining),
+            protest: false,
             draining: false,
         };
         let expected = Restored {

@@ -613,3 +613,123 @@ proptest! {
         }
     }
 }
+
+impl World {
+    /// Registers `count` instances with patient leases of 90 s.
+    fn patient(&mut self, count: usize) {
+        for number in 0..count {
+            let mut registration = leased("users", &format!("u{number:03}"), 90 * SECOND);
+            registration.patient = true;
+            self.register(registration).unwrap();
+        }
+        self.state.publish();
+    }
+
+    /// Renews all whose number is at least `from`, each 30 s, for `rounds`.
+    fn beat(&mut self, from: usize, count: usize, rounds: usize) {
+        for _ in 0..rounds {
+            self.now += 30 * SECOND;
+            for number in from..count {
+                self.renew(&format!("u{number:03}")).unwrap();
+            }
+            self.state.step(Event::Tick, self.now).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_few_patient_leases_expire_like_others() {
+    let mut world = world();
+    world.patient(40);
+    world.beat(6, 40, 4);
+    assert_eq!(world.state.count, 34);
+    assert!(!world.state.preservation().holding);
+}
+
+#[test]
+fn many_patient_leases_that_lapse_at_once_are_kept_until_most_are_renewed() {
+    let mut world = world();
+    world.patient(40);
+    world.beat(20, 40, 4);
+    let report = world.state.preservation();
+    assert_eq!((report.leases, report.lapsed), (40, 20));
+    assert!(report.holding);
+    // Those of the split come back but for six of forty: 15 %.
+    world.beat(6, 40, 1);
+    assert_eq!(world.state.count, 34);
+    let report = world.state.preservation();
+    assert_eq!((report.leases, report.lapsed, report.expired), (34, 0, 6));
+    assert!(!report.holding);
+    world.beat(6, 40, 10);
+    assert_eq!(world.state.count, 34);
+}
+
+#[test]
+fn leases_that_lapse_one_after_the_other_are_kept_too() {
+    let mut world = world();
+    // One more each second, none renewed.
+    for number in 0..40 {
+        let mut registration = leased("users", &format!("u{number:03}"), 90 * SECOND);
+        registration.patient = true;
+        world.register(registration).unwrap();
+        world.now += SECOND;
+    }
+    for _ in 0..400 {
+        world.now += SECOND;
+        world.state.step(Event::Tick, world.now).unwrap();
+    }
+    assert_eq!(world.state.count, 34, "15 % of forty went, then no more");
+    assert!(world.state.preservation().holding);
+    // One that is deregistered goes, kept or not.
+    world.deregister("u039", Source::Client).unwrap();
+    assert_eq!(world.state.preservation().lapsed, 33);
+}
+
+#[test]
+fn small_fleets_and_impatient_leases_are_never_preserved() {
+    let mut world = world();
+    world.patient(19);
+    for number in 100..150 {
+        let registration = leased("users", &format!("u{number}"), 90 * SECOND);
+        world.register(registration).unwrap();
+    }
+    world.beat(0, 0, 4);
+    assert_eq!(world.state.count, 0);
+
+    let mut settings = Settings::default();
+    settings.self_preservation.enabled = false;
+    let mut world = world_with(settings);
+    world.patient(40);
+    world.beat(0, 0, 4);
+    assert_eq!(world.state.count, 0);
+}
+
+#[test]
+fn a_forced_word_outlives_registrations_but_is_not_forced_on_the_unfit() {
+    let mut world = world();
+    let health = |world: &World| {
+        let record = world.state.records().next().unwrap();
+        (record.instance.health, record.forced)
+    };
+    world.register(instance("users", "u1")).unwrap();
+    world.word("u1", Word::Forced(Some(Health::Draining)));
+    let mut again = instance("users", "u1");
+    again.weight = 2;
+    world.register(again.clone()).unwrap();
+    world.renew("u1").unwrap();
+    let drained = (Health::Draining, Some(Health::Draining));
+    assert_eq!(health(&world), drained);
+    again.health = Health::Critical;
+    world.register(again.clone()).unwrap();
+    assert_eq!(health(&world).0, Health::Critical);
+    again.health = Health::Passing;
+    world.register(again.clone()).unwrap();
+    assert_eq!(health(&world), drained);
+    // Said after the instance spoke, it holds until it speaks again.
+    again.health = Health::Starting;
+    world.register(again).unwrap();
+    world.word("u1", Word::Forced(Some(Health::Passing)));
+    assert_eq!(health(&world).0, Health::Passing);
+    world.word("u1", Word::Forced(None));
+    assert_eq!(health(&world), (Health::Starting, None));
+}
