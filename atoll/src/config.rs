@@ -116,19 +116,19 @@ pub struct Listen {
     pub console: Option<SocketAddr>,
     /// Names, by UDP and TCP. Default 127.0.0.1:8600.
     pub dns: Option<SocketAddr>,
+    /// Eureka's API. Default 127.0.0.1:8761.
+    pub eureka: Option<SocketAddr>,
 }
 
 impl Listen {
-    /// Those that are on, by their key.
-    fn all(&self) -> Vec<(&'static str, SocketAddr)> {
-        let all = [
+    /// Each by its key below `listen:`.
+    pub fn by_key(&self) -> [(&'static str, Option<SocketAddr>); 4] {
+        [
             ("gateway", self.gateway),
             ("console", self.console),
             ("dns", self.dns),
-        ];
-        let on = all.into_iter();
-        on.filter_map(|(key, address)| Some((key, address?)))
-            .collect()
+            ("eureka", self.eureka),
+        ]
     }
 }
 
@@ -276,11 +276,12 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
     let name = fields.get("name").map(|node| name(cx, node));
     let (listen, open) = gateway::listen(cx, fields.get("listen"));
     let admin_token = fields.get("admin_token").map(|node| admin_token(cx, node));
-    if let (Some(span), None, Some(_)) = (open.first(), &admin_token, listen.console) {
+    let changes_things = listen.console.or(listen.eureka);
+    if let (Some(span), None, Some(_)) = (open.first(), &admin_token, changes_things) {
         cx.error_with(
             *span,
             "a listener that others reach needs an `admin_token`, or anyone could change the fleet",
-            "set `admin_token: ${ATOLL_ADMIN_TOKEN:?}`, listen on 127.0.0.1, or switch `console` off",
+            "set `admin_token: ${ATOLL_ADMIN_TOKEN:?}`, listen on 127.0.0.1, or switch `console` and `eureka` off",
         );
     }
     let mut settings = fields
@@ -397,6 +398,7 @@ impl Loaded {
             ("listen.console", self.listen.console != old.listen.console),
             ("listen.dns", self.listen.dns != old.listen.dns),
             ("dns", self.dns != old.dns),
+            ("listen.eureka", self.listen.eureka != old.listen.eureka),
             ("admin_token", self.admin_token != old.admin_token),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];

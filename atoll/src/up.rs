@@ -18,7 +18,7 @@ mod screen;
 mod services;
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -198,7 +198,7 @@ async fn start(
         StoreError::InUse { .. } => run_file::in_use(data_dir),
         other => other.into(),
     })?;
-    let listeners = Listeners::open(&loaded)?;
+    let mut listeners = Listeners::open(&loaded)?;
     let names = listeners.names()?;
     let journal = Arc::new(InStore::new(store));
     let registry = Registry::open(journal, tasks, Default::default()).await?;
@@ -206,7 +206,7 @@ async fn start(
 
     let control_plane = tasks.group("admin");
     let data_plane = tasks.group("data-plane");
-    let gateway = match listeners.gateway {
+    let gateway = match listeners.gateway.take() {
         Some(sockets) => Some(Gateway::start(
             &data_plane,
             sockets,
@@ -241,20 +241,7 @@ async fn start(
         reload,
         loaded: Arc::clone(&loaded),
     }));
-    if let Some((tcp, udp)) = listeners.dns {
-        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
-        atoll_dns::start(&control_plane, tcp, udp, settings, live.registry.catalog())?;
-    }
-    if let Some(console) = listeners.console {
-        let control = control::OverLive {
-            live: Arc::clone(&live),
-            tasks: control_plane.clone(),
-        };
-        let settings = atoll_console::Settings {
-            admin_token: loaded.admin_token.as_ref().map(|t| t.expose().to_owned()),
-        };
-        atoll_console::start(&control_plane, console, settings, Arc::new(control))?;
-    }
+    serve_fronts(&control_plane, listeners, &live, &loaded)?;
     fleet.apply(loaded.workloads.clone()).await?;
     let token = loaded.admin_token.as_ref();
     let run_file = RunFile::write(data_dir, &loaded.file, &names, token)
@@ -272,11 +259,48 @@ async fn start(
     })
 }
 
+/// Serves everybody who is not a request for a service: the admin API, names, and
+/// the protocols of other registries.
+fn serve_fronts(
+    tasks: &Tasks,
+    listeners: Listeners,
+    live: &Arc<Live>,
+    loaded: &Loaded,
+) -> anyhow::Result<()> {
+    let token = loaded.admin_token.as_ref();
+    if let Some((tcp, udp)) = listeners.dns {
+        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
+        atoll_dns::start(tasks, tcp, udp, settings, live.registry.catalog())?;
+    }
+    if let Some(console) = listeners.console {
+        let control = control::OverLive {
+            live: Arc::clone(live),
+            tasks: tasks.clone(),
+        };
+        let settings = atoll_console::Settings {
+            admin_token: token.map(|token| token.expose().to_owned()),
+        };
+        atoll_console::start(tasks, console, settings, Arc::new(control))?;
+    }
+    if let Some(eureka) = listeners.eureka {
+        // Clients on this machine send no token, and nobody else reaches it there.
+        let open = !eureka.local_addr()?.ip().is_loopback();
+        let settings = atoll_eureka::Settings {
+            write_token: token
+                .filter(|_| open)
+                .map(|token| token.expose().to_owned()),
+        };
+        atoll_eureka::start(tasks, eureka, settings, live.registry.clone())?;
+    }
+    Ok(())
+}
+
 /// Opened before anything else starts, so that a busy port starts nothing.
 struct Listeners {
     gateway: Option<Vec<TcpListener>>,
     console: Option<TcpListener>,
     dns: Option<(TcpListener, UdpSocket)>,
+    eureka: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -288,9 +312,9 @@ impl Listeners {
             }
             None => None,
         };
-        let console = match loaded.listen.console {
-            Some(address) => Some(atoll_net::bind(address).map_err(|e| e.for_key("console"))?),
-            None => None,
+        let one = |key: &str, address: Option<SocketAddr>| {
+            let opened = address.map(atoll_net::bind).transpose();
+            opened.map_err(|error| error.for_key(key))
         };
         let dns = match loaded.listen.dns {
             Some(address) => Some(atoll_net::bind_both(address).map_err(|e| e.for_key("dns"))?),
@@ -298,20 +322,24 @@ impl Listeners {
         };
         Ok(Self {
             gateway,
-            console,
+            console: one("console", loaded.listen.console)?,
             dns,
+            eureka: one("eureka", loaded.listen.eureka)?,
         })
     }
 
     /// Where they listen, by their key in the file.
     fn names(&self) -> std::io::Result<BTreeMap<String, String>> {
-        let sockets = [
-            ("gateway", self.gateway.as_ref().and_then(|all| all.first())),
+        let first = self.gateway.as_ref().and_then(|sockets| sockets.first());
+        let all = [
+            ("gateway", first),
             ("console", self.console.as_ref()),
             ("dns", self.dns.as_ref().map(|(tcp, _)| tcp)),
+            ("eureka", self.eureka.as_ref()),
         ];
-        let open = sockets.into_iter();
-        let open = open.filter_map(|(name, socket)| Some((name, socket?)));
+        let open = all
+            .into_iter()
+            .filter_map(|(name, socket)| Some((name, socket?)));
         open.map(|(name, socket)| Ok((name.to_owned(), socket.local_addr()?.to_string())))
             .collect()
     }

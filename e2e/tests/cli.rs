@@ -248,7 +248,9 @@ fn a_busy_port_says_which_and_how_to_mend_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let (status, text) = run(
-        &format!("listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off }}"),
+        &format!(
+            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off }}"
+        ),
         &["up", "."],
     );
     assert_eq!(status, 1, "{text}");
@@ -301,7 +303,9 @@ fn doctor_finds_what_is_wrong() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (_, text) = run(
-        &format!("listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off }}"),
+        &format!(
+            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off }}"
+        ),
         &["doctor"],
     );
     assert!(text.contains(&address), "{text}");

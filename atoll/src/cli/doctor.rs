@@ -137,12 +137,7 @@ fn running(status: &atoll_console::wire::Status) -> Finding {
 }
 
 fn listeners(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    let wanted: [(&str, Option<SocketAddr>); 3] = [
-        ("gateway", loaded.listen.gateway),
-        ("console", loaded.listen.console),
-        ("dns", loaded.listen.dns),
-    ];
-    for (name, address) in wanted {
+    for (name, address) in loaded.listen.by_key() {
         findings.push(match address {
             None => finding(Mark::Good, name, "switched off"),
             // Taken for a moment, and free again when it is dropped.

@@ -45,6 +45,7 @@ impl Loaded {
             "gateway": listen(self.listen.gateway),
             "console": listen(self.listen.console),
             "dns": listen(self.listen.dns),
+            "eureka": listen(self.listen.eureka),
         });
         all.insert("listen".to_owned(), listen);
         if let Some(token) = &self.admin_token {

@@ -16,6 +16,8 @@ use super::value;
 const GATEWAY_PORT: u16 = 8080;
 const CONSOLE_PORT: u16 = 7070;
 const DNS_PORT: u16 = 8600;
+/// Eureka's own.
+const EUREKA_PORT: u16 = 8761;
 
 /// A head must hold at least a browser's cookies' worth of names, and is kept in
 /// memory whole.
@@ -126,6 +128,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
         gateway: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, GATEWAY_PORT))),
         console: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, CONSOLE_PORT))),
         dns: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))),
+        eureka: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, EUREKA_PORT))),
     };
     let mut open = Vec::new();
     let Some(fields) = node.and_then(|node| Fields::of(cx, node, &keys::LISTEN)) else {
@@ -135,6 +138,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
         ("gateway", &mut listen.gateway),
         ("console", &mut listen.console),
         ("dns", &mut listen.dns),
+        ("eureka", &mut listen.eureka),
     ] {
         let Some(word) = fields.get(name).and_then(|node| cx.words(node)) else {
             continue;
@@ -151,30 +155,29 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
             }
         }
     }
-    one_port_each(cx, &fields, listen);
+    let all = listen.by_key();
+    for (at, (later, address)) in all.iter().enumerate() {
+        let clash = all[..at]
+            .iter()
+            .find(|(_, other)| share_a_port(*other, *address));
+        let Some((earlier, _)) = clash else { continue };
+        let place = fields.entry(later).or_else(|| fields.entry(earlier));
+        if let (Some(entry), Some(address)) = (place, address) {
+            let port = address.port();
+            let message = format!("`{earlier}` and `{later}` cannot both have port {port}");
+            cx.error(entry.node.span, message);
+        }
+    }
     fields.finish();
     (listen, open)
 }
 
-fn one_port_each(cx: &Context<'_>, fields: &Fields<'_>, listen: Listen) {
-    let all = listen.all();
-    for (at, (later, one)) in all.iter().enumerate() {
-        for (earlier, other) in &all[..at] {
-            let overlap =
-                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-            if one.port() == 0 || one.port() != other.port() || !overlap {
-                continue;
-            }
-            let place = fields.entry(later).or_else(|| fields.entry(earlier));
-            if let Some(entry) = place {
-                cx.error(
-                    entry.node.span,
-                    format!(
-                        "the {earlier} and the {later} cannot both have port {}",
-                        one.port()
-                    ),
-                );
-            }
-        }
-    }
+/// Whether two listeners could not both be opened.
+fn share_a_port(one: Option<SocketAddr>, other: Option<SocketAddr>) -> bool {
+    let (Some(one), Some(other)) = (one, other) else {
+        return false;
+    };
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }

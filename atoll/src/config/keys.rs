@@ -168,6 +168,11 @@ pub(crate) static LISTEN: Object = Object {
             Text,
             "Where names are answered as Consul does, by UDP and TCP: PORT, IP:PORT or `off`. Default 127.0.0.1:8600.",
         ),
+        key(
+            "eureka",
+            Text,
+            "Where clients of Netflix Eureka register and ask: PORT, IP:PORT or `off`. Default 127.0.0.1:8761.",
+        ),
     ]],
 };
 

@@ -110,8 +110,8 @@ fn twice(cx: &Context<'_>, services: &[Placed]) {
 
 fn ports(cx: &Context<'_>, services: &[Placed], listen: Listen) {
     let mut taken: BTreeMap<u16, String> = BTreeMap::new();
-    for (name, address) in listen.all() {
-        if address.port() != 0 {
+    for (name, address) in listen.by_key() {
+        if let Some(address) = address.filter(|address| address.port() != 0) {
             taken.insert(address.port(), format!("the {name}"));
         }
     }

@@ -97,6 +97,7 @@ fn an_empty_file_is_a_fleet_without_services() {
         assert_eq!(empty.name, "fleet");
         assert_eq!(empty.listen.gateway.unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(empty.listen.console.unwrap().to_string(), "127.0.0.1:7070");
+        assert_eq!(empty.listen.eureka.unwrap().to_string(), "127.0.0.1:8761");
         assert_eq!(empty.gateway_drain, Duration::from_secs(30));
         assert!(empty.workloads.is_empty() && empty.gateway.routes.is_empty());
     }
@@ -458,10 +459,16 @@ fn listeners_move_switch_off_and_need_a_token_beyond_loopback() {
         "a tenth"
     );
     let behind = good(
-        "listen: { gateway: 0.0.0.0:80, console: off }\ngateway: { trusted_proxies: 10.0.0.1 }",
+        "listen: { gateway: 0.0.0.0:80, console: off, eureka: off }\ngateway: { trusted_proxies: 10.0.0.1 }",
     );
     assert_eq!(behind.gateway.limits.connections_per_client_max, 0);
     assert!(refused("listen: { console: 0.0.0.0:80 }").contains("admin_token"));
+    assert!(refused("listen: { eureka: 0.0.0.0:80, console: off }").contains("admin_token"));
+    let clash = refused("listen: { eureka: 7070 }");
+    assert!(
+        clash.contains("`console` and `eureka` cannot both have port 7070"),
+        "{clash}"
+    );
     assert!(
         refused("listen: { console: \"[::]:80\" }\nadmin_token: $UNSET")
             .contains("`UNSET` is not set")

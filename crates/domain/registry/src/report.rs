@@ -21,6 +21,8 @@ pub struct Detail {
     pub expires_in: Option<Duration>,
     /// Whether self-preservation may stretch the lease.
     pub patient: bool,
+    /// What it says of itself, if its word counts.
+    pub own: Option<Health>,
     /// What an administrator forced on it.
     pub forced: Option<Health>,
     /// How long it has been registered; a restart of Atoll begins anew.
@@ -88,6 +90,7 @@ impl Detail {
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(now)),
             patient: record.patient,
+            own: record.own.as_ref().map(|own| own.health),
             forced: record.forced,
             registered: now.saturating_duration_since(record.times.registered),
             renewed: now.saturating_duration_since(record.times.renewed),
