@@ -1,5 +1,5 @@
-//! Python packages for the tests of the example services in Python: a virtual
-//! environment in the target folder, made once and again when the list changes.
+//! Python packages for the tests: of the example services in Python, and clients that
+//! talk to Atoll. A virtual environment in the target folder, made once and again when the list changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,11 @@ use anyhow::Context;
 
 use crate::{debian, process};
 
-/// What the example's services need, in the tree.
-const REQUIREMENTS: &str = "examples/shop-python/requirements.txt";
+/// What the example's services and the clients need, in the tree.
+const REQUIREMENTS: [&str; 2] = [
+    "examples/shop-python/requirements.txt",
+    "conformance/requirements.txt",
+];
 
 /// The `bin` folder of an environment in `target` with the packages; none where the
 /// tree has no such list or the machine no Python.
@@ -17,9 +20,11 @@ const REQUIREMENTS: &str = "examples/shop-python/requirements.txt";
 /// # Errors
 /// When there is a Python, and the packages cannot be had.
 pub(crate) fn prepare(root: &Path, target: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let Ok(wanted) = fs::read_to_string(root.join(REQUIREMENTS)) else {
+    let lists = REQUIREMENTS.map(|list| fs::read_to_string(root.join(list)));
+    let Ok(lists) = lists.into_iter().collect::<Result<Vec<_>, _>>() else {
         return Ok(None);
     };
+    let wanted = lists.concat();
     if !answers(root, "") {
         println!("no python3 here: the Python services are not tested");
         return Ok(None);
@@ -40,10 +45,12 @@ pub(crate) fn prepare(root: &Path, target: &Path) -> anyhow::Result<Option<PathB
     let mut install = process::command(bin.join("python"), root);
     install
         .args(["-m", "pip", "install", "--quiet", "--no-input"])
-        .args(["--disable-pip-version-check", "--requirement", REQUIREMENTS]);
+        .arg("--disable-pip-version-check")
+        .args(REQUIREMENTS.iter().flat_map(|list| ["--requirement", list]));
     anyhow::ensure!(
         process::succeeds(&mut install)?,
-        "pip could not install what {REQUIREMENTS} lists"
+        "pip could not install what {} list",
+        REQUIREMENTS.join(" and ")
     );
     fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))?;
     Ok(Some(bin))

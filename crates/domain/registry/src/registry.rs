@@ -175,17 +175,19 @@ impl Registry {
         self.change(event, false).await
     }
 
-    /// Takes in what somebody says of an instance's health.
+    /// Takes in what somebody says of an instance's health. An administrator's word is
+    /// acknowledged once it is durable.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`].
+    /// [`RegistryError::Unknown`], [`RegistryError::NotDurable`].
     pub async fn report_health(
         &self,
         service: ServiceName,
         id: InstanceId,
         word: Word,
     ) -> Result<Revision, RegistryError> {
-        self.change(Event::Report { service, id, word }, false)
+        let durable = matches!(word, Word::Forced(_));
+        self.change(Event::Report { service, id, word }, durable)
             .await
     }
 

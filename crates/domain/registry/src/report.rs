@@ -13,6 +13,8 @@ use crate::{Outcome, Source};
 pub struct Detail {
     /// As it stands in the catalogue.
     pub instance: Arc<Instance>,
+    /// When this was so; what is said to be so long ago counts from here.
+    pub at: Instant,
     /// Who registered it.
     pub source: Source,
     /// How long it is believed without a renewal.
@@ -84,6 +86,7 @@ impl Detail {
         });
         Self {
             instance: Arc::clone(&record.instance),
+            at: now,
             source: record.source,
             lease: record.lease,
             expires_in: record

@@ -1,5 +1,7 @@
 //! What a client, or a peer in its name, may do to an instance.
 
+use std::time::{Instant, UNIX_EPOCH};
+
 use atoll_model::{Health, InstanceId, ServiceName};
 use atoll_registry::{Detail, Registry, RegistryError, Source, Word};
 use atoll_runtime::Clock;
@@ -14,6 +16,18 @@ use crate::wire::{InstanceInfo, Status};
 pub(crate) struct Book {
     pub(crate) registry: Registry,
     pub(crate) clock: Clock,
+    /// The same moment on both clocks, so that times are told as the same number each
+    /// time they are told.
+    epoch: (Instant, u64),
+}
+
+/// Further apart than this, somebody has set the clock: it is believed.
+const CLOCK_SET_MS: u64 = 2_000;
+
+fn wall_ms(clock: &Clock) -> u64 {
+    let since = clock.wall().duration_since(UNIX_EPOCH);
+    let ms = since.map_or(0, |since| since.as_millis());
+    u64::try_from(ms).unwrap_or(u64::MAX)
 }
 
 /// One instance as it is named in a path.
@@ -34,12 +48,26 @@ impl Named {
 }
 
 impl Book {
-    pub(crate) fn now(&self) -> Now {
-        let since = self.clock.wall().duration_since(std::time::UNIX_EPOCH);
-        let ms = since.map_or(0, |since| since.as_millis());
-        Now {
-            ms: u64::try_from(ms).unwrap_or(u64::MAX),
+    pub(crate) fn new(registry: Registry, clock: Clock) -> Self {
+        let epoch = (clock.now(), wall_ms(&clock));
+        Self {
+            registry,
+            clock,
+            epoch,
         }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let (ms, instant) = (wall_ms(&self.clock), self.clock.now());
+        let (began, began_ms) = self.epoch;
+        let passed = instant.saturating_duration_since(began).as_millis();
+        let expected = began_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
+        let anchor = if ms.abs_diff(expected) < CLOCK_SET_MS {
+            self.epoch
+        } else {
+            (instant, ms)
+        };
+        Now { ms, anchor }
     }
 
     pub(crate) async fn detail(&self, named: &Named) -> Result<Detail, RegistryError> {

@@ -51,7 +51,7 @@ impl Front {
     pub(crate) fn new(registry: Registry, clock: Clock, settings: Settings) -> Self {
         Self {
             started: clock.now(),
-            book: Book { registry, clock },
+            book: Book::new(registry, clock),
             memo: HashMemo::default(),
             settings,
         }

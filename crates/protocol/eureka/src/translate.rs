@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_model::{Address, Health, Instance};
 use atoll_registry::{Detail, Registration, Source};
@@ -25,16 +25,27 @@ const USERS: &str = "eureka.user.";
 const DIRTY: &str = "eureka.lastDirtyTimestamp";
 const STATUS: &str = "eureka.status";
 
-/// Times as the protocol has them.
+/// Times as the protocol has them: milliseconds since 1970. An instant is the same
+/// number whenever it is asked for, as long as nobody sets the clock.
 pub(crate) struct Now {
-    /// Milliseconds since 1970.
+    /// Now.
     pub(crate) ms: u64,
+    /// An instant and its number.
+    pub(crate) anchor: (Instant, u64),
 }
 
 impl Now {
-    fn before(&self, ago: Duration) -> u64 {
-        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-        self.ms.saturating_sub(ago)
+    /// The number of what was `ago` at `at`.
+    fn before(&self, at: Instant, ago: Duration) -> u64 {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (anchor, anchor_ms) = self.anchor;
+        let Some(instant) = at.checked_sub(ago) else {
+            return self.ms.saturating_sub(millis(ago));
+        };
+        match instant.checked_duration_since(anchor) {
+            Some(later) => anchor_ms.saturating_add(millis(later)),
+            None => anchor_ms.saturating_sub(millis(anchor.duration_since(instant))),
+        }
     }
 }
 
@@ -179,11 +190,12 @@ pub(crate) fn info(detail: &Detail, now: &Now) -> InstanceInfo {
     if let Some(lease) = detail.lease {
         info.lease.duration_secs = lease.as_secs().max(1);
     }
-    info.lease.registered_ms = now.before(detail.registered);
-    info.lease.renewed_ms = now.before(detail.renewed);
-    info.lease.up_ms = detail.up.map_or(0, |ago| now.before(ago));
-    info.updated_ms = now.before(detail.changed);
-    info.dirty_ms = info.dirty_ms.or(Some(now.before(detail.registered)));
+    let before = |ago| now.before(detail.at, ago);
+    info.lease.registered_ms = before(detail.registered);
+    info.lease.renewed_ms = before(detail.renewed);
+    info.lease.up_ms = detail.up.map_or(0, before);
+    info.updated_ms = before(detail.changed);
+    info.dirty_ms = info.dirty_ms.or(Some(before(detail.registered)));
     info
 }
 
