@@ -165,3 +165,34 @@ fn any_bytes_may_be_a_question_of_dns() {
     ];
     smoke("dns_packet", &WORDS, atoll_dns::fuzz_packet);
 }
+
+#[test]
+fn any_bytes_may_be_told_to_eureka() {
+    const WORDS: [&[u8]; 24] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b":",
+        b",",
+        b"null",
+        b"-1",
+        b"1e9",
+        b"\\u0000",
+        b"\"@class\":",
+        b"\"$\":",
+        b"\"metadata\":{",
+        b"<",
+        b">",
+        b"</",
+        b"/>",
+        b"&lt;",
+        b"&#0;",
+        b"<![CDATA[",
+        b"]]>",
+        b"<metadata>",
+        b"</metadata>",
+    ];
+    smoke("eureka", &WORDS, atoll_eureka::fuzz);
+}

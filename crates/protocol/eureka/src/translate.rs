@@ -287,3 +287,6 @@ pub(crate) fn answers_to(info: &InstanceInfo, which: &str, wanted: &str) -> bool
         .unwrap_or_default();
     vips.split(',').any(|vip| vip == wanted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -459,12 +459,12 @@ fn pairs(format: Format, value: Option<&Value>) -> BTreeMap<String, String> {
     let Some(Value::Object(map)) = value else {
         return BTreeMap::new();
     };
-    let alone = map.len() == 1;
-    let told = map.iter().filter(|(key, value)| {
-        let marks_empty = alone && *key == "class" && value.as_str() == Some(EMPTY_MAP);
-        let marks_kind = *key == "@class" || (format == Format::Xml && *key == "$");
-        !marks_empty && !marks_kind
-    });
+    let marks_kind = |key: &str| key == "@class" || (format == Format::Xml && key == "$");
+    let told = map.iter().filter(|(key, _)| !marks_kind(key));
+    let alone = told.clone().count() == 1;
+    let marks_empty =
+        |key: &str, value: &Value| alone && key == "class" && value.as_str() == Some(EMPTY_MAP);
+    let told = told.filter(|(key, value)| !marks_empty(key, value));
     let told = told.filter_map(|(key, value)| {
         let key = match format {
             Format::Json => key.clone(),

@@ -284,3 +284,65 @@ pub(crate) fn key_of(name: &str) -> String {
     key.push_str(rest);
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(body: &str) -> String {
+        parse(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn elements_attributes_and_text_become_one_tree() {
+        let body = "<a x=\"1 &amp; 2\"><b>t</b><b/><c>&#65;&lt;<![CDATA[<&]]></c></a>";
+        let tree = json!({"a": {"@x": "1 & 2", "b": ["t", ""], "c": "A<<&"}});
+        assert_eq!(parse(body.as_bytes()), Ok(tree.clone()));
+        let written = write("a", &tree["a"]);
+        assert_eq!(parse(written.as_bytes()), Ok(tree), "{written}");
+    }
+
+    #[test]
+    fn what_could_grow_or_reach_out_is_refused() {
+        let bomb = "<!DOCTYPE a [<!ENTITY b \"bbbb\"><!ENTITY c \"&b;&b;\">]><a>&c;</a>";
+        assert!(refused(bomb).contains("document types"));
+        assert!(refused("<a>&b;</a>").contains("entities"));
+        assert!(refused("<?php x?><a/>").contains("processing instructions"));
+        let deep = "<a>".repeat(DEPTH_MAX + 1);
+        assert!(refused(&deep).contains("in each other"));
+        let wide = format!("<a>{}</a>", "<b/>".repeat(ELEMENTS_MAX));
+        assert!(refused(&wide).contains("elements"));
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused() {
+        for body in [
+            "",
+            "text",
+            "<a>",
+            "<a></b>",
+            "<a/><b/>",
+            "<a/>text",
+            "<a b=>",
+            "<a b='1' b='2'/>",
+        ] {
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(parse(b"<a>\xff</a>").is_err());
+    }
+
+    #[test]
+    fn keys_are_read_back_from_their_names() {
+        for key in [
+            "zone", "my_key", "my__key", "a_-b", "price$", "a.b-c", "_", "ключ",
+        ] {
+            let name = name_of(key).unwrap();
+            assert_eq!(key_of(&name), key, "{name}");
+        }
+        for key in ["", "1a", "a b", "a/b", "<", "x:y", "→"] {
+            assert_eq!(name_of(key), None, "{key}");
+        }
+    }
+}
