@@ -25,6 +25,7 @@ mod keys;
 mod matching;
 mod pattern;
 mod policy;
+mod registry;
 mod resolve;
 mod route;
 mod schema;
@@ -87,6 +88,8 @@ pub struct Loaded {
     pub name: String,
     /// Where Atoll listens.
     pub listen: Listen,
+    /// Settings of the registry.
+    pub registry: atoll_registry::Settings,
     /// Asked of whoever calls the admin API.
     pub admin_token: Option<Secret>,
     /// What the gateway does.
@@ -284,6 +287,9 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
             "set `admin_token: ${ATOLL_ADMIN_TOKEN:?}`, listen on 127.0.0.1, or switch `console` and `eureka` off",
         );
     }
+    let registry = fields
+        .get("registry")
+        .map(|node| registry::registry(cx, node));
     let mut settings = fields
         .get("gateway")
         .and_then(|node| gateway::gateway(cx, node))
@@ -338,6 +344,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         folder: place.folder.to_owned(),
         name: name.unwrap_or_else(|| Some(folder_name(place.folder)))?,
         listen,
+        registry: registry.unwrap_or_default(),
         admin_token: match admin_token {
             Some(token) => Some(token?),
             None => None,
@@ -399,6 +406,7 @@ impl Loaded {
             ("listen.dns", self.listen.dns != old.listen.dns),
             ("dns", self.dns != old.dns),
             ("listen.eureka", self.listen.eureka != old.listen.eureka),
+            ("registry", self.registry != old.registry),
             ("admin_token", self.admin_token != old.admin_token),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];

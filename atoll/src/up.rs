@@ -201,7 +201,7 @@ async fn start(
     let mut listeners = Listeners::open(&loaded)?;
     let names = listeners.names()?;
     let journal = Arc::new(InStore::new(store));
-    let registry = Registry::open(journal, tasks, Default::default()).await?;
+    let registry = Registry::open(journal, tasks, loaded.registry.clone()).await?;
     reload::enlist(&registry, &[], &loaded.external).await?;
 
     let control_plane = tasks.group("admin");

@@ -48,6 +48,17 @@ impl Loaded {
             "eureka": listen(self.listen.eureka),
         });
         all.insert("listen".to_owned(), listen);
+        let preservation = self.registry.self_preservation;
+        let preservation = match preservation.enabled {
+            true => json!({
+                "lapsed_max": format!("{}%", preservation.lapsed_percent_max),
+                "leases_min": preservation.leases_min,
+                "window": shown_duration(preservation.window),
+            }),
+            false => json!(false),
+        };
+        let registry = json!({ "self_preservation": preservation });
+        all.insert("registry".to_owned(), registry);
         if let Some(token) = &self.admin_token {
             let token = match secrets {
                 Secrets::Redacted => json!(REDACTED),

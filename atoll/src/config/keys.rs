@@ -127,6 +127,11 @@ pub(crate) static ROOT: Object = Object {
             "Which requests go where, by path: `/users/{path*}: users`.",
         ),
         key(
+            "registry",
+            Kind::Object(&REGISTRY),
+            "Settings of the registry.",
+        ),
+        key(
             "gateway",
             Kind::Object(&GATEWAY),
             "Settings of the gateway, and policies for all routes.",
@@ -724,6 +729,32 @@ pub(crate) static RETRY: Object = Object {
             Count(0, 1_000_000),
             "Retries each second that are allowed whatever the budget. Default 10.",
         ),
+    ]],
+};
+
+pub(crate) static REGISTRY: Object = Object {
+    name: "registry",
+    keys: &[&[key(
+        "self_preservation",
+        Either(&[Flag, Kind::Object(&SELF_PRESERVATION)]),
+        "Whether leases of Eureka's clients are kept when many lapse at once. Default true.",
+    )]],
+};
+
+pub(crate) static SELF_PRESERVATION: Object = Object {
+    name: "self_preservation",
+    keys: &[&[
+        key(
+            "lapsed_max",
+            Percent,
+            "Share of the leases that may expire within the window; with more, all are kept. Default 15%.",
+        ),
+        key(
+            "leases_min",
+            Count(0, 1_000_000),
+            "With fewer leases it never holds. Default 20.",
+        ),
+        key("window", Kind::Duration, "Default 60s."),
     ]],
 };
 

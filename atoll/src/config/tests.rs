@@ -9,6 +9,7 @@ use std::time::Duration;
 use atoll_fleet::workload::{CommandLine, Condition, RestartPolicy};
 use atoll_gateway::config::{Balance, HashKey, Limits, LogFormat, Retry, Rewrite, Timeouts};
 use atoll_model::Probe;
+use atoll_registry::SelfPreservation;
 
 use super::diagnostic::Problems;
 use super::expanded::Secrets;
@@ -500,6 +501,24 @@ fn names_are_answered_where_and_how_the_file_says() {
             .contains("can ask the recursors")
     );
     assert_eq!(good("listen: { dns: off }").listen.dns, None);
+}
+
+#[test]
+fn self_preservation_is_on_can_be_set_and_switched_off() {
+    let of = |yaml: &str| good(yaml).registry.self_preservation;
+    assert_eq!(of(""), SelfPreservation::default());
+    assert!(!of("registry: { self_preservation: false }").enabled);
+    let set = SelfPreservation {
+        enabled: true,
+        lapsed_percent_max: 30,
+        leases_min: 5,
+        window: Duration::from_secs(10),
+    };
+    let yaml = "registry: { self_preservation: { lapsed_max: 30%, leases_min: 5, window: 10s } }";
+    assert_eq!(of(yaml), set);
+    assert_eq!(of(&to_yaml(&good(yaml).expanded())), set, "read back");
+    assert!(refused("registry: { self_preservation: off }").contains("`true` or `false`"));
+    assert!(refused("registry: { self_preservation: { lapsed_max: 101% } }").contains("share"));
 }
 
 #[test]

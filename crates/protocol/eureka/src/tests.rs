@@ -170,3 +170,38 @@ async fn conversations_go_as_they_are_written() {
         wrong.join("")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_and_bodies_are_gzipped_where_both_sides_say_so() {
+    use std::io::{Read, Write};
+    let world = World::new(Settings::default()).await;
+    world.others().await;
+    let plain = world.ask(request("GET /eureka/apps", "")).await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    #[expect(clippy::disallowed_methods, reason = "our own answer")]
+    let plain = plain.into_body().collect().await.unwrap().to_bytes();
+    let head = "GET /eureka/apps\nAccept-Encoding: deflate, gzip";
+    let zipped = world.ask(request(head, "")).await;
+    assert_eq!(zipped.headers()["content-encoding"], "gzip");
+    #[expect(clippy::disallowed_methods, reason = "our own answer")]
+    let zipped = zipped.into_body().collect().await.unwrap().to_bytes();
+    assert!(zipped.len() < plain.len());
+    let mut read = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&zipped[..]);
+    decoder.read_to_end(&mut read).unwrap();
+    assert_eq!(read, plain);
+
+    let post = async |body: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(body).unwrap();
+        let head = "POST /eureka/apps/A\nContent-Type: application/json\nContent-Encoding: gzip";
+        let mut asked = request(head, "");
+        *asked.body_mut() = Full::new(encoder.finish().unwrap().into());
+        world.ask(asked).await.status().as_u16()
+    };
+    let said = br#"{"instance":{"hostName":"a","ipAddr":"10.0.0.1","app":"A","port":80,
+        "dataCenterInfo":{"name":"MyOwn"}}}"#;
+    assert_eq!(post(said).await, 204);
+    // A bomb: a thousandth of it arrives.
+    assert_eq!(post(&vec![b' '; 64 << 20]).await, 413);
+}
