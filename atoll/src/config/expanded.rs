@@ -237,6 +237,8 @@ fn health(check: &Check) -> Value {
     let (key, value) = match &check.probe {
         Probe::Http { path } => ("path", text(path)),
         Probe::Tcp => ("tcp", json!(true)),
+        // No file can ask for it: what the file lists does not report.
+        Probe::Told { .. } => ("told", json!(true)),
     };
     json!({
         key: value,

@@ -119,6 +119,6 @@ fn healthcheck(cx: &Context<'_>, node: &Node, checked: Checked) -> Result<Option
         success_before_passing: or_count(passing, usual.success_before_passing)?,
         failures_before_warning: or_count(warning, usual.failures_before_warning)?,
         failures_before_critical: or_count(retries, usual.failures_before_critical)?,
-        probe: usual.probe,
+        ..usual
     }))
 }

@@ -222,6 +222,7 @@ fn services_mean_what_they_mean_in_compose() {
             success_before_passing: 2,
             failures_before_warning: 1,
             failures_before_critical: 2,
+            ..Check::new(Probe::Tcp)
         }
     );
     let db = &fleet.workloads[1];

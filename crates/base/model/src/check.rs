@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use crate::Address;
+
 /// One active check of an instance, run by the registry.
 ///
 /// Defaults follow Consul (interval 10 s, timeout 10 s) only where they suit a
 /// fleet on one machine: Atoll asks faster, since a check on loopback costs little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
+    /// What it is called among the instance's checks; empty when nobody named it.
+    pub name: String,
     /// How to ask.
     pub probe: Probe,
+    /// Whom to ask, when not the instance at its own address (a management port).
+    pub at: Option<Address>,
     /// Pause between two questions once the instance has passed. Default 5 s.
     pub interval: Duration,
     /// Pause between two questions while it is starting. Default 200 ms.
@@ -26,6 +32,9 @@ pub struct Check {
     pub failures_before_warning: u32,
     /// Failures in a row before it is critical. Default 3.
     pub failures_before_critical: u32,
+    /// Critical for this long, the instance is deregistered (Consul's
+    /// `DeregisterCriticalServiceAfter`). Default never.
+    pub deregister_after: Option<Duration>,
 }
 
 /// How an instance is asked.
@@ -38,13 +47,20 @@ pub enum Probe {
     },
     /// A TCP connection that is accepted passes.
     Tcp,
+    /// Nobody asks: somebody says how it is (Consul's TTL checks).
+    Told {
+        /// For how long each word is believed; then it is critical. `None` is for ever.
+        ttl: Option<Duration>,
+    },
 }
 
 impl Check {
     /// A check with the defaults named on each field.
     pub fn new(probe: Probe) -> Self {
         Self {
+            name: String::new(),
             probe,
+            at: None,
             interval: Duration::from_secs(5),
             start_interval: Duration::from_millis(200),
             start_period: Duration::from_secs(60),
@@ -52,6 +68,7 @@ impl Check {
             success_before_passing: 1,
             failures_before_warning: 1,
             failures_before_critical: 3,
+            deregister_after: None,
         }
     }
 }

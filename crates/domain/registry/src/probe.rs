@@ -58,6 +58,8 @@ async fn ask(question: Question, clock: &Clock) -> Answer {
     let (outcome, output) = match &probe {
         Probe::Http { path } => http(&address, path, timeout).await,
         Probe::Tcp => tcp(&address, timeout).await,
+        // The state asks nobody then.
+        Probe::Told { .. } => (Outcome::Fail, "nothing to ask".to_owned()),
     };
     Answer {
         target,

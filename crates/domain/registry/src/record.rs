@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Check, Health, Instance};
+use atoll_model::{Check, Health, Instance, Probe};
 
 use crate::verdict::Verdict;
 use crate::{Outcome, Registration, Source};
@@ -36,6 +36,8 @@ pub(crate) struct Record {
     /// on it (Eureka's DownOrStartingRule).
     pub(crate) protest: bool,
     pub(crate) draining: bool,
+    /// Why it is out for maintenance; it is critical then.
+    pub(crate) maintenance: Option<String>,
     pub(crate) times: Times,
 }
 
@@ -66,6 +68,10 @@ pub(crate) struct Checked {
     /// What the last answer said, at most [`OUTPUT_BYTES_MAX`].
     pub(crate) output: Box<str>,
     pub(crate) answered: Option<Answered>,
+    /// Until when the last word is believed, when it is told and not asked.
+    pub(crate) believed: Option<Instant>,
+    /// Where this check stands in the queue of deadlines; other entries are stale.
+    pub(crate) queued: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +109,7 @@ impl Record {
                 changed: now,
                 up: None,
             },
+            maintenance: None,
         };
         record.refresh(now);
         record
@@ -133,6 +140,7 @@ impl Record {
         self.times.registered = known.times.registered;
         self.times.up = known.times.up.or(self.times.up);
         self.forced = known.forced;
+        self.maintenance = known.maintenance.clone();
         let unfit = |own: &Own| matches!(own.health, Health::Starting | Health::Critical);
         self.protest = self.own.as_ref().is_some_and(unfit);
     }
@@ -158,6 +166,9 @@ impl Record {
         if self.draining {
             return (Health::Draining, "");
         }
+        if let Some(reason) = &self.maintenance {
+            return (Health::Critical, reason);
+        }
         let own = self.own.iter().map(|own| (own.health, &own.note[..]));
         let checks = self
             .checks
@@ -179,12 +190,41 @@ impl Own {
 
 impl Checked {
     pub(crate) fn new(check: Check, verdict: Verdict) -> Self {
+        let believed = match check.probe {
+            Probe::Told { ttl } => ttl.map(|ttl| verdict.since + ttl),
+            Probe::Http { .. } | Probe::Tcp => None,
+        };
         Self {
+            believed,
+            queued: None,
             check,
             verdict,
             output: Box::default(),
             answered: None,
         }
+    }
+
+    /// Whether somebody has to ask.
+    pub(crate) fn is_asked(&self) -> bool {
+        !matches!(self.check.probe, Probe::Told { .. })
+    }
+
+    /// What it says now, as much as is kept.
+    pub(crate) fn say(&mut self, output: &str) {
+        let output = cut(output, OUTPUT_BYTES_MAX);
+        if *self.output != *output {
+            self.output = output.into();
+        }
+    }
+
+    /// When something happens to it by itself: silence makes it critical, and what is
+    /// critical for long is removed.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        if self.verdict.health == Health::Critical {
+            let after = self.check.deregister_after?;
+            return Some(self.verdict.since + after);
+        }
+        self.believed
     }
 }
 

@@ -60,6 +60,8 @@ const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a check's path.
 const PATH_BYTES_MAX: usize = 2048;
+/// Bytes of a check's name: an instance's id and a few words.
+const CHECK_NAME_BYTES_MAX: usize = 512;
 /// Longest lease or pause: beyond a year somebody mixed up units.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -121,6 +123,12 @@ impl Registration {
                 format!("at most {} s", TIMEOUT_MAX.as_secs()),
             );
         }
+        for (index, check) in self.checks.iter().enumerate() {
+            let before = &self.checks[..index];
+            if !check.name.is_empty() && before.iter().any(|other| other.name == check.name) {
+                return refuse("checks", format!("`{}` stands there twice", check.name));
+            }
+        }
         self.checks.iter().try_for_each(validate_check)
     }
 }
@@ -143,12 +151,36 @@ fn validate_check(check: &Check) -> Result<(), RegistryError> {
             format!("at most {PATH_BYTES_MAX} bytes, not {}", path.len()),
         );
     }
+    if check.name.len() > CHECK_NAME_BYTES_MAX {
+        return refuse(
+            "checks.name",
+            format!(
+                "at most {CHECK_NAME_BYTES_MAX} bytes, not {}",
+                check.name.len()
+            ),
+        );
+    }
     for (field, value) in [
         ("checks.interval", check.interval),
         ("checks.start_interval", check.start_interval),
         ("checks.timeout", check.timeout),
     ] {
         if value < INTERVAL_MIN || value > DURATION_MAX {
+            return refuse(
+                field,
+                format!("between {} ms and 366 days", INTERVAL_MIN.as_millis()),
+            );
+        }
+    }
+    let ttl = match check.probe {
+        Probe::Told { ttl } => ttl,
+        Probe::Http { .. } | Probe::Tcp => None,
+    };
+    for (field, value) in [
+        ("checks.ttl", ttl),
+        ("checks.deregister_after", check.deregister_after),
+    ] {
+        if value.is_some_and(|value| value < INTERVAL_MIN || value > DURATION_MAX) {
             return refuse(
                 field,
                 format!("between {} ms and 366 days", INTERVAL_MIN.as_millis()),

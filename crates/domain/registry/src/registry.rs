@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::{Catalog, Instance, InstanceId, Revision, ServiceName};
+use atoll_model::{Catalog, Health, Instance, InstanceId, Revision, ServiceName};
 use atoll_runtime::{Random, Tasks};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::owner::{Command, EVENTS_MAX, Owner};
-use crate::state::{Event, State};
+use crate::state::{Event, Said, State};
 use crate::writer::Batch;
 use crate::{
     Change, Detail, Entry, Journal, Preservation, Registration, RegistryError, SelfPreservation,
@@ -189,6 +189,29 @@ impl Registry {
         let durable = matches!(word, Word::Forced(_));
         self.change(Event::Report { service, id, word }, durable)
             .await
+    }
+
+    /// Takes in what somebody says of one check of an instance ([`atoll_model::Probe::Told`]).
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`]; [`RegistryError::Invalid`] when it has no such
+    /// check, or one that is asked.
+    pub async fn report_check(
+        &self,
+        service: ServiceName,
+        id: InstanceId,
+        check: String,
+        health: Health,
+        output: String,
+    ) -> Result<Revision, RegistryError> {
+        let event = Event::Said(Box::new(Said {
+            service,
+            id,
+            check,
+            health,
+            output,
+        }));
+        self.change(event, false).await
     }
 
     /// The catalogue, as it changes.

@@ -35,6 +35,8 @@ pub struct Detail {
     pub changed: Duration,
     /// How long ago it was first fit to take requests.
     pub up: Option<Duration>,
+    /// Why it is out for maintenance, if it is.
+    pub maintenance: Option<String>,
     /// Its checks, in the order of the registration.
     pub checks: Vec<CheckReport>,
 }
@@ -42,6 +44,8 @@ pub struct Detail {
 /// One check of one instance and how it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckReport {
+    /// What it is called; empty when nobody named it.
+    pub name: String,
     /// How it is asked.
     pub probe: Probe,
     /// What its answers amount to.
@@ -72,6 +76,7 @@ pub struct LastAnswer {
 impl Detail {
     pub(crate) fn of(record: &Record, now: Instant) -> Self {
         let checks = record.checks.iter().map(|checked| CheckReport {
+            name: checked.check.name.clone(),
             probe: checked.check.probe.clone(),
             health: checked.verdict.health,
             since: now.saturating_duration_since(checked.verdict.since),
@@ -99,6 +104,7 @@ impl Detail {
             renewed: now.saturating_duration_since(record.times.renewed),
             changed: now.saturating_duration_since(record.times.changed),
             up: (record.times.up).map(|up| now.saturating_duration_since(up)),
+            maintenance: record.maintenance.clone(),
             checks: checks.collect(),
         }
     }

@@ -14,10 +14,11 @@ use atoll_model::{Address, Catalog, Health, Instance, InstanceId, Probe, Revisio
 use atoll_runtime::Random;
 use tracing::info;
 
+use crate::deadlines::Deadlines;
 use crate::history::History;
 use crate::preservation::Preserver;
 use crate::recent::Recent;
-use crate::record::{Answered, Checked, OUTPUT_BYTES_MAX, Own, Record, cut};
+use crate::record::{Answered, Checked, Own, Record};
 use crate::schedule::{Schedule, Target};
 use crate::stored::{self, Restored};
 use crate::verdict::Verdict;
@@ -59,10 +60,23 @@ pub(crate) enum Event {
         id: InstanceId,
         word: Word,
     },
+    /// Somebody says how one check stands.
+    Said(Box<Said>),
     /// A probe came back.
     Answer(Answer),
     /// Time has passed: leases end and checks are due.
     Tick,
+}
+
+/// What somebody says of a check that nobody asks.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) service: ServiceName,
+    pub(crate) id: InstanceId,
+    /// Its name.
+    pub(crate) check: String,
+    pub(crate) health: Health,
+    pub(crate) output: String,
 }
 
 /// What is said of an instance's health by somebody, not by a check.
@@ -78,6 +92,8 @@ pub enum Word {
     /// An administrator's word, which wins over checks and over its own (Eureka's
     /// status override); `None` takes it back.
     Forced(Option<Health>),
+    /// Out for maintenance, with the reason; `None` takes it back.
+    Maintenance(Option<String>),
 }
 
 /// An instance that changed lately.
@@ -135,6 +151,8 @@ pub(crate) struct State {
     changed: BTreeSet<(ServiceName, InstanceId)>,
     leases: BinaryHeap<Reverse<Lease>>,
     schedule: Schedule,
+    /// When checks change by themselves.
+    deadlines: Deadlines,
     /// Lengths at which the two are rid of what former incarnations left in them.
     tidy_leases_at: usize,
     tidy_checks_at: usize,
@@ -178,6 +196,7 @@ impl State {
             changed: BTreeSet::new(),
             leases: BinaryHeap::new(),
             schedule: Schedule::new(random, now),
+            deadlines: Deadlines::default(),
             tidy_leases_at: TIDY_LEAST,
             tidy_checks_at: TIDY_LEAST,
             asking: 0,
@@ -198,6 +217,7 @@ impl State {
         let Restored {
             registration,
             health,
+            told,
             words,
         } = restored;
         let mut record = Record::new(registration, self.next_stamp(), now);
@@ -206,21 +226,29 @@ impl State {
             Health::Draining => Health::Starting,
             standing => standing,
         };
-        for checked in &mut record.checks {
-            let verdict = Verdict::restored(standing, now);
+        for (checked, told) in record.checks.iter_mut().zip(told) {
+            let verdict = Verdict::restored(told.unwrap_or(standing), now);
             *checked = Checked::new(checked.check.clone(), verdict);
+            // As with leases: whoever speaks could not while we were down.
+            let grace = now + self.settings.grace;
+            checked.believed = checked.believed.map(|until| until.max(grace));
         }
         record.own = words.own;
         record.forced = words.forced;
         record.protest = words.protest;
         record.draining = words.draining;
+        record.maintenance = words.maintenance;
         record.deadline = record
             .lease
             .map(|lease| now + lease.max(self.settings.grace));
         record.refresh(now);
-        for (index, checked) in record.checks.iter().enumerate() {
+        for index in 0..record.checks.len() {
             let target = target_of(&record, index);
-            self.schedule.restored(target, &checked.check, now);
+            let checked = &mut record.checks[index];
+            self.deadlines.arm(target.clone(), checked);
+            if checked.is_asked() {
+                self.schedule.restored(target, &checked.check, now);
+            }
         }
         self.insert(record);
     }
@@ -248,13 +276,16 @@ impl State {
                     record.forced = forced;
                     record.protest = false;
                 }
+                Word::Maintenance(reason) => record.maintenance = reason,
             }),
+            Event::Said(said) => self.said(*said, now),
             Event::Answer(answer) => {
                 self.answer(answer, now);
                 Ok(())
             }
             Event::Tick => {
                 self.expire(now);
+                self.lapse(now);
                 self.ask(now);
                 Ok(())
             }
@@ -318,7 +349,9 @@ impl State {
             .then(|| self.schedule.next_due())
             .flatten();
         let held = self.preserver.next_due().map(|due| due.max(self.mercy));
-        self.planned = lease.into_iter().chain(check).chain(held).min();
+        let deadline = self.deadlines.next_due().map(|due| due.max(self.mercy));
+        let timed = lease.into_iter().chain(check).chain(held).chain(deadline);
+        self.planned = timed.min();
         self.planned
     }
 
@@ -407,7 +440,7 @@ impl State {
         if known.source == Source::Client && registration.source != Source::Client {
             self.effects.entries.push(stored::forget(&known.instance));
         }
-        let carried = carried_checks(known, &registration);
+        let carried = carried_checks(known, &registration, now);
         self.stamp += 1;
         let mut record = Record::new(registration, self.stamp, now);
         record.succeed(known);
@@ -420,9 +453,15 @@ impl State {
     }
 
     /// Puts a new incarnation in its place and schedules its checks.
-    fn begin(&mut self, record: Record, now: Instant) {
-        for (index, checked) in record.checks.iter().enumerate() {
+    fn begin(&mut self, mut record: Record, now: Instant) {
+        for index in 0..record.checks.len() {
             let target = target_of(&record, index);
+            let checked = &mut record.checks[index];
+            checked.queued = None;
+            self.deadlines.arm(target.clone(), checked);
+            if !checked.is_asked() {
+                continue;
+            }
             if checked.verdict.health == Health::Starting {
                 self.schedule.first(target, now);
             } else {
@@ -457,6 +496,9 @@ impl State {
             });
             self.tidy_checks_at = TIDY_LEAST.max(2 * self.schedule.len());
         }
+        self.deadlines.tidy(|target| {
+            find(&target.service, &target.id).is_some_and(|r| r.stamp == target.stamp)
+        });
     }
 
     fn insert(&mut self, mut record: Record) {
@@ -520,6 +562,7 @@ impl State {
     fn answer(&mut self, answer: Answer, now: Instant) {
         self.asking = self.asking.saturating_sub(1);
         let target = answer.target;
+        let (service, id) = (target.service.clone(), target.id.clone());
         let Ok(record) = find(&mut self.services, &target.service, &target.id) else {
             return;
         };
@@ -534,22 +577,32 @@ impl State {
             took: answer.took,
             outcome: answer.outcome,
         });
-        let output = cut(&answer.output, OUTPUT_BYTES_MAX);
-        if *checked.output != *output {
-            checked.output = output.into();
-        }
+        checked.say(&answer.output);
         let changed = checked.verdict.observe(answer.outcome, &checked.check, now);
         let health = checked.verdict.health;
+        self.deadlines.arm(target.clone(), checked);
         self.schedule
             .again(target, &checked.check, health, now, changed);
+        self.show(&service, &id, changed, now);
+    }
+
+    /// After one check of an instance stands otherwise: shows and keeps what that
+    /// makes of the instance.
+    fn show(&mut self, service: &ServiceName, id: &InstanceId, check_changed: bool, now: Instant) {
+        let Ok(record) = find(&mut self.services, service, id) else {
+            return;
+        };
         if record.refresh(now) {
             let instance = &record.instance;
             info!(service = %instance.service, instance = %instance.id, health = %instance.health, note = instance.note, "health changed");
-            self.changed
-                .insert((instance.service.clone(), instance.id.clone()));
-            if record.source == Source::Client {
-                self.effects.entries.push(stored::keep(record));
-            }
+        } else if !check_changed || record.checks.len() == 1 {
+            return;
+        }
+        // One of several checks may change without making the whole better or worse;
+        // who watches the checks is told all the same.
+        self.changed.insert((service.clone(), id.clone()));
+        if record.source == Source::Client {
+            self.effects.entries.push(stored::keep(record));
         }
     }
 
@@ -618,7 +671,7 @@ impl State {
             };
             let check = &record.checks[target.index].check;
             let question = Question {
-                address: record.instance.address.clone(),
+                address: (check.at.as_ref().unwrap_or(&record.instance.address)).clone(),
                 probe: check.probe.clone(),
                 timeout: check.timeout,
                 target,
@@ -708,13 +761,30 @@ fn same_checks(known: &Record, registration: &Registration) -> bool {
     known.eq(registration.checks.iter())
 }
 
-/// The verdicts so far, when the same process is checked in the same way.
-fn carried_checks(known: &mut Record, registration: &Registration) -> Option<Box<[Checked]>> {
-    let same = registration.source != Source::Fleet
-        && known.instance.address == registration.address
-        && same_checks(known, registration);
-    same.then(|| std::mem::take(&mut known.checks))
+/// The checks of a new incarnation, those with the verdict so far that ask the same
+/// process in the same way.
+fn carried_checks(
+    known: &mut Record,
+    registration: &Registration,
+    now: Instant,
+) -> Option<Box<[Checked]>> {
+    let same =
+        registration.source != Source::Fleet && known.instance.address == registration.address;
+    if !same {
+        return None;
+    }
+    let mut before = Vec::from(std::mem::take(&mut known.checks));
+    let checks = registration.checks.iter().map(|check| {
+        let at = before.iter().position(|checked| checked.check == *check);
+        match at {
+            Some(at) => before.remove(at),
+            None => Checked::new(check.clone(), Verdict::new(now)),
+        }
+    });
+    Some(checks.collect())
 }
+
+mod told;
 
 #[cfg(test)]
 mod tests;

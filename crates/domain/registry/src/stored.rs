@@ -10,7 +10,7 @@ use std::time::Duration;
 use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Own, Record};
+use crate::record::{Checked, Own, Record};
 use crate::{Entry, Kept, Registration, Source};
 
 /// What all of the registry's keys begin with.
@@ -45,13 +45,23 @@ struct Stored {
     protest: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    maintenance: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredCheck {
-    /// The path of an HTTP check; none is a TCP check.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    /// The path of an HTTP check; none is a TCP check, unless it is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     http: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    told: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
     interval_ms: u64,
     start_interval_ms: u64,
     start_period_ms: u64,
@@ -59,6 +69,11 @@ struct StoredCheck {
     success_before_passing: u32,
     failures_before_warning: u32,
     failures_before_critical: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deregister_after_ms: Option<u64>,
+    /// How it stands, when it is told: nobody can be asked after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<String>,
 }
 
 /// What was said of an instance beside its checks.
@@ -68,6 +83,7 @@ pub(crate) struct Words {
     pub(crate) forced: Option<Health>,
     pub(crate) protest: bool,
     pub(crate) draining: bool,
+    pub(crate) maintenance: Option<String>,
 }
 
 /// One instance as it was kept, every part of it checked.
@@ -76,6 +92,8 @@ pub(crate) struct Restored {
     pub(crate) registration: Registration,
     /// Its last health.
     pub(crate) health: Health,
+    /// That of each check which is told.
+    pub(crate) told: Vec<Option<Health>>,
     pub(crate) words: Words,
 }
 
@@ -138,12 +156,13 @@ pub(crate) fn keep(record: &Record) -> Entry {
         metadata: instance.metadata.clone(),
         lease_ms: record.lease.map(millis),
         patient: record.patient,
-        checks: record.checks.iter().map(|c| (&c.check).into()).collect(),
+        checks: record.checks.iter().map(StoredCheck::of).collect(),
         health: instance.health.to_string(),
         own: own.map(|own| own.health.to_string()),
         forced: record.forced.map(|health| health.to_string()),
         protest: record.protest,
         draining: record.draining,
+        maintenance: record.maintenance.clone(),
     };
     Entry {
         key: key_of(instance),
@@ -171,7 +190,11 @@ impl Stored {
             forced: self.forced.as_deref().map(word).transpose()?,
             protest: self.protest,
             draining: self.draining,
+            maintenance: self.maintenance,
         };
+        let told = self.checks.iter().map(|check| check.health.as_deref());
+        let told = told.map(|health| health.map(word).transpose());
+        let told = told.collect::<Result<_, _>>()?;
         let registration = Registration {
             service: self.service.parse::<ServiceName>().map_err(in_words)?,
             id: self.id.parse::<InstanceId>().map_err(in_words)?,
@@ -181,7 +204,8 @@ impl Stored {
             metadata: self.metadata,
             lease: self.lease_ms.map(Duration::from_millis),
             patient: self.patient,
-            checks: self.checks.into_iter().map(Check::from).collect(),
+            checks: (self.checks.into_iter().map(StoredCheck::checked))
+                .collect::<Result<_, _>>()?,
             health: own.unwrap_or(Health::Passing),
             source: Source::Client,
         };
@@ -189,18 +213,28 @@ impl Stored {
         Ok(Restored {
             registration,
             health: word(&self.health)?,
+            told,
             words,
         })
     }
 }
 
-impl From<&Check> for StoredCheck {
-    fn from(check: &Check) -> Self {
+impl StoredCheck {
+    fn of(checked: &Checked) -> Self {
+        let check = &checked.check;
+        let (http, told, ttl) = match &check.probe {
+            Probe::Http { path } => (Some(path.clone()), false, None),
+            Probe::Tcp => (None, false, None),
+            Probe::Told { ttl } => (None, true, *ttl),
+        };
         Self {
-            http: match &check.probe {
-                Probe::Http { path } => Some(path.clone()),
-                Probe::Tcp => None,
-            },
+            name: check.name.clone(),
+            http,
+            told,
+            ttl_ms: ttl.map(millis),
+            at: check.at.as_ref().map(Address::to_string),
+            deregister_after_ms: check.deregister_after.map(millis),
+            health: told.then(|| checked.verdict.health.to_string()),
             interval_ms: millis(check.interval),
             start_interval_ms: millis(check.start_interval),
             start_period_ms: millis(check.start_period),
@@ -210,12 +244,21 @@ impl From<&Check> for StoredCheck {
             failures_before_critical: check.failures_before_critical,
         }
     }
-}
 
-impl From<StoredCheck> for Check {
-    fn from(stored: StoredCheck) -> Self {
-        Self {
-            probe: stored.http.map_or(Probe::Tcp, |path| Probe::Http { path }),
+    fn checked(self) -> Result<Check, String> {
+        let stored = self;
+        let at = stored.at.map(|at| at.parse::<Address>()).transpose();
+        Ok(Check {
+            name: stored.name,
+            probe: match (stored.told, stored.http) {
+                (true, _) => Probe::Told {
+                    ttl: stored.ttl_ms.map(Duration::from_millis),
+                },
+                (false, Some(path)) => Probe::Http { path },
+                (false, None) => Probe::Tcp,
+            },
+            at: at.map_err(|error| error.to_string())?,
+            deregister_after: stored.deregister_after_ms.map(Duration::from_millis),
             interval: Duration::from_millis(stored.interval_ms),
             start_interval: Duration::from_millis(stored.start_interval_ms),
             start_period: Duration::from_millis(stored.start_period_ms),
@@ -223,7 +266,7 @@ impl From<StoredCheck> for Check {
             success_before_passing: stored.success_before_passing,
             failures_before_warning: stored.failures_before_warning,
             failures_before_critical: stored.failures_before_critical,
-        }
+        })
     }
 }
 
@@ -252,10 +295,18 @@ mod tests {
             path: "/healthz?deep=1".to_owned(),
         });
         check.failures_before_critical = 9;
-        registration.checks = vec![check, Check::new(Probe::Tcp)];
+        check.at = Some("10.0.0.2:81".parse().unwrap());
+        check.deregister_after = Some(Duration::from_secs(60));
+        let mut told = Check::new(Probe::Told {
+            ttl: Some(Duration::from_secs(10)),
+        });
+        told.name = "service:u:1".to_owned();
+        let forever = Check::new(Probe::Told { ttl: None });
+        registration.checks = vec![check, Check::new(Probe::Tcp), told, forever];
         let now = tokio::time::Instant::now().into_std();
         let mut record = Record::new(registration.clone(), 1, now);
         record.forced = Some(Health::Draining);
+        record.maintenance = Some("new disk".to_owned());
         record.refresh(now);
 
         let entry = keep(&record);
@@ -266,10 +317,12 @@ mod tests {
             forced: Some(Health::Draining),
             protest: false,
             draining: false,
+            maintenance: Some("new disk".to_owned()),
         };
         let expected = Restored {
             registration,
             health: Health::Draining,
+            told: vec![None, None, Some(Health::Starting), Some(Health::Starting)],
             words,
         };
         assert_eq!(loaded.instances.remove(0), expected);

@@ -51,6 +51,16 @@ impl Verdict {
         }
     }
 
+    /// Somebody knows; true when `health` changed.
+    pub(crate) fn set(&mut self, health: Health, now: Instant) -> bool {
+        let changed = health != self.health;
+        if changed {
+            self.health = health;
+            self.since = now;
+        }
+        changed
+    }
+
     /// Takes one answer in; true when `health` changed.
     pub(crate) fn observe(&mut self, outcome: Outcome, check: &Check, now: Instant) -> bool {
         let next = match outcome {

@@ -733,3 +733,143 @@ fn a_forced_word_outlives_registrations_but_is_not_forced_on_the_unfit() {
     world.word("u1", Word::Forced(None));
     assert_eq!(health(&world), (Health::Starting, None));
 }
+
+fn told(id: &str, ttl: Option<Duration>, deregister_after: Option<Duration>) -> Registration {
+    let mut registration = instance("users", id);
+    let mut check = Check::new(Probe::Told { ttl });
+    check.name = format!("service:{id}");
+    check.deregister_after = deregister_after;
+    registration.checks = vec![check];
+    registration
+}
+
+impl World {
+    fn say(&mut self, id: &str, health: Health) -> Result<(), RegistryError> {
+        let said = Said {
+            service: "users".parse().unwrap(),
+            id: id.parse().unwrap(),
+            check: format!("service:{id}"),
+            health,
+            output: "said".to_owned(),
+        };
+        self.state.step(Event::Said(Box::new(said)), self.now)
+    }
+
+    fn standing(&mut self, id: &str) -> Option<Health> {
+        self.state.publish();
+        let catalog = self.state.catalog();
+        let found = catalog
+            .instances("users")
+            .iter()
+            .find(|i| i.id.as_str() == id);
+        found.map(|instance| instance.health)
+    }
+}
+
+#[test]
+fn a_told_check_is_believed_for_its_ttl_and_no_longer() {
+    let mut world = world();
+    world.register(told("u1", Some(10 * SECOND), None)).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Starting));
+    world.say("u1", Health::Passing).unwrap();
+    for _ in 0..5 {
+        assert!(world.pass(9 * SECOND).is_empty(), "nobody is asked");
+        assert_eq!(world.standing("u1"), Some(Health::Passing));
+        world.say("u1", Health::Passing).unwrap();
+    }
+    world.pass(10 * SECOND);
+    world.tick();
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+    let note = world.state.catalog().instances("users")[0].note.clone();
+    assert_eq!(note, "TTL expired");
+    world.say("u1", Health::Warning).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Warning));
+    world.pass(1000 * SECOND);
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+}
+
+#[test]
+fn what_is_critical_for_long_is_deregistered_and_recovery_in_time_saves_it() {
+    let mut world = world();
+    let hour = 3600 * SECOND;
+    world
+        .register(told("u1", Some(hour), Some(60 * SECOND)))
+        .unwrap();
+    world.say("u1", Health::Critical).unwrap();
+    world.pass(59 * SECOND);
+    world.say("u1", Health::Passing).unwrap();
+    world.pass(59 * SECOND);
+    assert_eq!(world.standing("u1"), Some(Health::Passing));
+    world.say("u1", Health::Critical).unwrap();
+    world.pass(59 * SECOND);
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+    world.pass(SECOND);
+    world.tick();
+    assert_eq!(world.standing("u1"), None);
+}
+
+#[test]
+fn a_check_that_is_asked_or_missing_cannot_be_told() {
+    let mut world = world();
+    let mut asked = checked("u1");
+    asked.checks[0].name = "service:u1".to_owned();
+    world.register(asked).unwrap();
+    assert!(world.say("u1", Health::Passing).is_err());
+    world.register(checked("u2")).unwrap();
+    assert!(world.say("u2", Health::Passing).is_err());
+    assert!(world.say("u3", Health::Passing).is_err());
+}
+
+#[test]
+fn a_check_that_is_added_leaves_the_others_as_they_stand() {
+    let mut world = world();
+    let mut registration = told("u1", Some(10 * SECOND), None);
+    world.register(registration.clone()).unwrap();
+    world.say("u1", Health::Passing).unwrap();
+    let mut second = Check::new(Probe::Told { ttl: None });
+    second.name = "second".to_owned();
+    registration.checks.insert(0, second);
+    world.register(registration.clone()).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Starting));
+    registration.checks.remove(0);
+    world.register(registration).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Passing));
+    // The deadline of the incarnation before still counts.
+    world.pass(10 * SECOND);
+    world.tick();
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+}
+
+#[test]
+fn maintenance_is_critical_and_outlives_a_registration_and_a_restart() {
+    let mut world = world();
+    world.register(told("u1", None, None)).unwrap();
+    world.say("u1", Health::Passing).unwrap();
+    world.word("u1", Word::Maintenance(Some("new disk".to_owned())));
+    let mut again = told("u1", None, None);
+    again.tags.push("blue".to_owned());
+    world.register(again).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+    assert_eq!(world.state.catalog().instances("users")[0].note, "new disk");
+
+    let kept = world.state.take_effects().entries;
+    let kept = kept.into_iter().filter_map(|e| Some((e.key, e.value?)));
+    let mut restored = stored::load(kept.collect()).instances;
+    world
+        .state
+        .remove(&"users".parse().unwrap(), &"u1".parse().unwrap());
+    world.state.restore(restored.pop().unwrap(), world.now);
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
+    world.word("u1", Word::Maintenance(None));
+    assert_eq!(world.standing("u1"), Some(Health::Passing));
+}
+
+#[test]
+fn a_check_may_ask_another_address_than_its_instance_has() {
+    let mut world = world();
+    let mut registration = checked("u1");
+    registration.checks[0].at = Some("10.0.0.9:81".parse().unwrap());
+    world.register(registration).unwrap();
+    let question = world.tick().remove(0);
+    assert_eq!(question.address.to_string(), "10.0.0.9:81");
+}

@@ -80,6 +80,7 @@ fn registered(registration: Registration) -> Detail {
         expires_in: registration.lease,
         patient: registration.patient,
         own: Some(registration.health),
+        maintenance: None,
         forced: None,
         registered: Duration::ZERO,
         renewed: Duration::ZERO,
