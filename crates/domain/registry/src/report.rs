@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Health, Instance, Probe};
+use atoll_model::{Check, Health, Instance, Probe};
 
 use crate::record::Record;
 use crate::{Outcome, Source};
@@ -44,8 +44,8 @@ pub struct Detail {
 /// One check of one instance and how it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckReport {
-    /// What it is called; empty when nobody named it.
-    pub name: String,
+    /// What was registered.
+    pub check: Check,
     /// How it is asked.
     pub probe: Probe,
     /// What its answers amount to.
@@ -76,7 +76,7 @@ pub struct LastAnswer {
 impl Detail {
     pub(crate) fn of(record: &Record, now: Instant) -> Self {
         let checks = record.checks.iter().map(|checked| CheckReport {
-            name: checked.check.name.clone(),
+            check: checked.check.clone(),
             probe: checked.check.probe.clone(),
             health: checked.verdict.health,
             since: now.saturating_duration_since(checked.verdict.since),
