@@ -1,0 +1,215 @@
+//! What endpoints there are: paths and methods, as Consul registers them
+//! (`agent/http_register.go`).
+
+use http::Method;
+
+/// An endpoint with what stands in its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    AgentSelf,
+    AgentMembers,
+    AgentServices,
+    AgentService(String),
+    AgentHealthById(String),
+    AgentHealthByName(String),
+    AgentServiceRegister,
+    AgentServiceDeregister(String),
+    AgentServiceMaintenance(String),
+    AgentChecks,
+    AgentCheckRegister,
+    AgentCheckDeregister(String),
+    AgentCheckPass(String),
+    AgentCheckWarn(String),
+    AgentCheckFail(String),
+    AgentCheckUpdate(String),
+    CatalogDatacenters,
+    CatalogNodes,
+    CatalogServices,
+    CatalogService(String),
+    CatalogNode(String),
+    CatalogNodeServices(String),
+    CatalogRegister,
+    CatalogDeregister,
+    HealthService(String),
+    HealthChecks(String),
+    HealthNode(String),
+    HealthState(String),
+    StatusLeader,
+    StatusPeers,
+    Kv(String),
+    Txn,
+    SessionCreate,
+    SessionDestroy(String),
+    SessionRenew(String),
+    SessionInfo(String),
+    SessionNode(String),
+    SessionList,
+    /// Consul has it and we do not.
+    Unsupported(&'static str),
+}
+
+/// Consul's endpoints that we do not have, by the beginning of their path.
+const UNSUPPORTED: &[&str] = &[
+    "acl",
+    "agent/connect",
+    "agent/force-leave",
+    "agent/health",
+    "agent/host",
+    "agent/join",
+    "agent/leave",
+    "agent/maintenance",
+    "agent/metrics",
+    "agent/monitor",
+    "agent/reload",
+    "agent/token",
+    "agent/version",
+    "catalog/connect",
+    "catalog/gateway-services",
+    "config",
+    "connect",
+    "coordinate",
+    "discovery-chain",
+    "event",
+    "exported-services",
+    "health/connect",
+    "health/ingress",
+    "internal",
+    "operator",
+    "peering",
+    "peerings",
+    "query",
+    "snapshot",
+];
+
+/// The endpoint at a path below `/v1/`, decoded.
+pub(crate) fn find(path: &str) -> Option<Endpoint> {
+    use Endpoint as E;
+    let parts: Vec<&str> = path.split('/').collect();
+    Some(match parts[..] {
+        ["agent", "self"] => E::AgentSelf,
+        ["agent", "members"] => E::AgentMembers,
+        ["agent", "services"] => E::AgentServices,
+        ["agent", "service", "register"] => E::AgentServiceRegister,
+        ["agent", "service", "deregister", id] => E::AgentServiceDeregister(id.to_owned()),
+        ["agent", "service", "maintenance", id] => E::AgentServiceMaintenance(id.to_owned()),
+        ["agent", "service", id] => E::AgentService(id.to_owned()),
+        ["agent", "health", "service", "id", id] => E::AgentHealthById(id.to_owned()),
+        ["agent", "health", "service", "name", name] => E::AgentHealthByName(name.to_owned()),
+        ["agent", "checks"] => E::AgentChecks,
+        ["agent", "check", "register"] => E::AgentCheckRegister,
+        // The ids of checks may hold anything.
+        ["agent", "check", "deregister", ..] => E::AgentCheckDeregister(rest(&parts, 3)),
+        ["agent", "check", "pass", ..] => E::AgentCheckPass(rest(&parts, 3)),
+        ["agent", "check", "warn", ..] => E::AgentCheckWarn(rest(&parts, 3)),
+        ["agent", "check", "fail", ..] => E::AgentCheckFail(rest(&parts, 3)),
+        ["agent", "check", "update", ..] => E::AgentCheckUpdate(rest(&parts, 3)),
+        ["catalog", "datacenters"] => E::CatalogDatacenters,
+        ["catalog", "nodes"] => E::CatalogNodes,
+        ["catalog", "services"] => E::CatalogServices,
+        ["catalog", "service", name] => E::CatalogService(name.to_owned()),
+        ["catalog", "node", node] => E::CatalogNode(node.to_owned()),
+        ["catalog", "node-services", node] => E::CatalogNodeServices(node.to_owned()),
+        ["catalog", "register"] => E::CatalogRegister,
+        ["catalog", "deregister"] => E::CatalogDeregister,
+        ["health", "service", name] => E::HealthService(name.to_owned()),
+        ["health", "checks", name] => E::HealthChecks(name.to_owned()),
+        ["health", "node", node] => E::HealthNode(node.to_owned()),
+        ["health", "state", state] => E::HealthState(state.to_owned()),
+        ["status", "leader"] => E::StatusLeader,
+        ["status", "peers"] => E::StatusPeers,
+        ["kv"] => E::Kv(String::new()),
+        ["kv", ..] => E::Kv(rest(&parts, 1)),
+        ["txn"] => E::Txn,
+        ["session", "create"] => E::SessionCreate,
+        ["session", "destroy", id] => E::SessionDestroy(id.to_owned()),
+        ["session", "renew", id] => E::SessionRenew(id.to_owned()),
+        ["session", "info", id] => E::SessionInfo(id.to_owned()),
+        ["session", "node", node] => E::SessionNode(node.to_owned()),
+        ["session", "list"] => E::SessionList,
+        _ => {
+            let below = |known: &&&str| {
+                let after = path.strip_prefix(**known);
+                after.is_some_and(|after| after.is_empty() || after.starts_with('/'))
+            };
+            E::Unsupported(UNSUPPORTED.iter().find(below)?)
+        }
+    })
+}
+
+fn rest(parts: &[&str], from: usize) -> String {
+    parts[from..].join("/")
+}
+
+impl Endpoint {
+    /// The methods that it takes.
+    pub(crate) fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::AgentServiceRegister
+            | Self::AgentServiceDeregister(_)
+            | Self::AgentServiceMaintenance(_)
+            | Self::AgentCheckRegister
+            | Self::AgentCheckDeregister(_)
+            | Self::AgentCheckPass(_)
+            | Self::AgentCheckWarn(_)
+            | Self::AgentCheckFail(_)
+            | Self::AgentCheckUpdate(_)
+            | Self::CatalogRegister
+            | Self::CatalogDeregister
+            | Self::Txn
+            | Self::SessionCreate
+            | Self::SessionDestroy(_)
+            | Self::SessionRenew(_) => &[Method::PUT],
+            Self::Kv(_) => &[Method::GET, Method::PUT, Method::DELETE],
+            // To say that there is none, any method will do.
+            Self::Unsupported(_) => &[Method::GET, Method::PUT, Method::POST, Method::DELETE],
+            Self::AgentSelf
+            | Self::AgentMembers
+            | Self::AgentServices
+            | Self::AgentService(_)
+            | Self::AgentHealthById(_)
+            | Self::AgentHealthByName(_)
+            | Self::AgentChecks
+            | Self::CatalogDatacenters
+            | Self::CatalogNodes
+            | Self::CatalogServices
+            | Self::CatalogService(_)
+            | Self::CatalogNode(_)
+            | Self::CatalogNodeServices(_)
+            | Self::HealthService(_)
+            | Self::HealthChecks(_)
+            | Self::HealthNode(_)
+            | Self::HealthState(_)
+            | Self::StatusLeader
+            | Self::StatusPeers
+            | Self::SessionInfo(_)
+            | Self::SessionNode(_)
+            | Self::SessionList => &[Method::GET],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found_with_what_stands_in_them() {
+        let id = || "web:1".to_owned();
+        assert_eq!(
+            find("agent/service/web:1"),
+            Some(Endpoint::AgentService(id()))
+        );
+        assert_eq!(
+            find("agent/service/register"),
+            Some(Endpoint::AgentServiceRegister)
+        );
+        assert_eq!(
+            find("agent/check/pass/service:a/b"),
+            Some(Endpoint::AgentCheckPass("service:a/b".to_owned()))
+        );
+        assert_eq!(find("acl/token/self"), Some(Endpoint::Unsupported("acl")));
+        assert_eq!(find("configuration"), None);
+        assert_eq!(find("agent/service/a/b"), None);
+        assert_eq!(find(""), None);
+    }
+}

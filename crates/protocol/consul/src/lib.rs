@@ -1,0 +1,134 @@
+//! HashiCorp Consul's HTTP API (`/v1`): services, checks and nodes over the registry,
+//! keys and sessions over the store.
+//!
+//! It owns no state. What a catalogue does not tell by itself follows from those that
+//! came by (`view.rs`); keys, sessions and foreign nodes stand in the store under
+//! `consul/`. It refuses what it does not do with 501 and says so; SPEC.md has the
+//! list. Look next at `endpoint.rs` (what there is), `server.rs` (what every endpoint
+//! has in common) and `translate.rs`.
+
+mod agent;
+mod catalog;
+mod endpoint;
+mod health;
+mod keys;
+mod kv;
+mod server;
+mod sessions;
+mod stored;
+mod translate;
+mod view;
+mod wire;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use atoll_net::serve::{Limits, serve};
+use atoll_registry::Registry;
+use atoll_runtime::{Random, Restart, Tasks};
+use atoll_store::{Op, Store, StoreError, Test, Txn};
+
+use crate::server::Front;
+
+/// Connections that are open at once. Each blocking query holds one, and a client may
+/// have one for each service that it watches.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// How this Atoll shows itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of its node.
+    pub node: String,
+    /// The address of its node: that of services which give none.
+    pub address: String,
+    /// Its datacenter. Default `dc1`.
+    pub datacenter: String,
+    /// Needed with every request, when set.
+    pub token: Option<String>,
+}
+
+/// Why the front could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// The listener cannot be handed to the runtime.
+    Listen(io::Error),
+    /// The store cannot be read or written.
+    Store(StoreError),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listen(error) => write!(f, "the consul listener cannot be served: {error}"),
+            Self::Store(error) => write!(f, "the consul front cannot use the store: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Serves Consul's API on `listener` until `tasks` stop; gives its address.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(
+    tasks: &Tasks,
+    listener: TcpListener,
+    settings: Settings,
+    registry: Registry,
+    store: Store,
+) -> Result<SocketAddr, StartError> {
+    let group = tasks.group("consul");
+    let id = node_id(&store).await.map_err(StartError::Store)?;
+    let front = Front::new(settings, id, registry.clone(), store);
+    let following = std::sync::Arc::clone(&front);
+    group.run("view", Restart::WithBackoff, move |stop| {
+        let (front, mut catalog) = (std::sync::Arc::clone(&following), registry.catalog());
+        async move {
+            let follow = async {
+                // A view that lags would be one that lies.
+                loop {
+                    let current = std::sync::Arc::clone(&catalog.borrow_and_update());
+                    front.view.apply(current);
+                    if catalog.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            stop.unless(follow).await;
+        }
+    });
+    let freeing = std::sync::Arc::clone(&front);
+    group.run("sessions", Restart::WithBackoff, move |stop| {
+        let front = std::sync::Arc::clone(&freeing);
+        async move {
+            if let Some(Err(error)) = stop.unless(front.watch_sessions()).await {
+                // Restarted after a pause, it looks for all that ended meanwhile.
+                tracing::warn!(%error, "sessions cannot be watched");
+            }
+        }
+    });
+    let limits = Limits {
+        connections_max: CONNECTIONS_MAX,
+        ..Limits::default()
+    };
+    let service = tower::service_fn(move |request| {
+        let front = std::sync::Arc::clone(&front);
+        async move { Ok(server::answer(front, request).await) }
+    });
+    serve(&group, "http", listener, limits, service).map_err(StartError::Listen)
+}
+
+/// The id of our node, which must be the same after a restart: clients take another
+/// for another node.
+async fn node_id(store: &Store) -> Result<String, StoreError> {
+    let new = server::uuid(&mut Random::from_entropy());
+    let put = Txn::of([Op::put(keys::NODE_ID, &new[..])]).when(keys::NODE_ID, Test::Missing);
+    if store.commit(put).await?.held {
+        return Ok(new);
+    }
+    let kept = store.get(keys::NODE_ID).await?;
+    Ok(kept.map_or(new, |kept| {
+        String::from_utf8_lossy(&kept.value).into_owned()
+    }))
+}

@@ -1,0 +1,460 @@
+//! What every endpoint has in common: who may ask how, consistency, blocking, headers.
+
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_model::{Fault, FaultKind};
+use atoll_net::body::{BodyError, read_limited};
+use atoll_registry::{Registry, RegistryError};
+use atoll_runtime::{Random, Stop};
+use atoll_store::{Store, StoreError};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::Settings;
+use crate::endpoint::{self, Endpoint};
+use crate::translate::Node;
+use crate::view::{Topic, View};
+use crate::wire::{Query, Refusal, Reply, duration, percent_decoded};
+
+/// Consul's `default_query_time`.
+const WAIT_USUAL: Duration = Duration::from_secs(300);
+/// Consul's `max_query_time`: longer waits are cut to it.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Body of anything but a key: Consul's limit of a transaction, and far above a
+/// registration.
+pub(crate) const BODY_BYTES_MAX: usize = 512 * 1024;
+/// Locks that let two changes of one instance wait for each other.
+const LOCKS: usize = 64;
+
+/// All that an endpoint needs.
+pub(crate) struct Front {
+    pub(crate) registry: Registry,
+    pub(crate) store: Store,
+    pub(crate) view: View,
+    /// Ours.
+    pub(crate) node: Node,
+    token: Option<String>,
+    pub(crate) random: Mutex<Random>,
+    locks: [tokio::sync::Mutex<()>; LOCKS],
+}
+
+/// A request whose common parts are read.
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) query: Query,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) wait: Wait,
+    pub(crate) stop: Stop,
+}
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The index that the client has; 0 waits for nothing.
+    pub(crate) index: u64,
+    pub(crate) hold: Duration,
+}
+
+/// An answer with the index that it is of, where there is one.
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) index: Option<u64>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, index: None }
+    }
+}
+
+impl Answer {
+    pub(crate) fn at(index: u64, reply: Reply) -> Self {
+        Self {
+            reply,
+            index: Some(index.max(1)),
+        }
+    }
+}
+
+impl Front {
+    pub(crate) fn new(
+        settings: Settings,
+        id: String,
+        registry: Registry,
+        store: Store,
+    ) -> Arc<Self> {
+        let tagged = ["lan", "lan_ipv4", "wan", "wan_ipv4"];
+        let tagged = tagged.map(|key| (key.to_owned(), settings.address.clone()));
+        let node = Node {
+            name: settings.node,
+            id,
+            address: settings.address,
+            datacenter: settings.datacenter,
+            tagged: tagged.into(),
+            meta: [("consul-network-segment".to_owned(), String::new())].into(),
+            created: 1,
+            modified: 1,
+        };
+        Arc::new(Self {
+            view: View::new(registry.current()),
+            registry,
+            store,
+            node,
+            token: settings.token,
+            random: Mutex::new(Random::from_entropy()),
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+        })
+    }
+
+    /// Lets nobody else change what has this id meanwhile.
+    pub(crate) async fn lock(&self, id: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        self.locks[hasher.finish() as usize % LOCKS].lock().await
+    }
+
+    pub(crate) fn uuid(&self) -> String {
+        uuid(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for the token, if there is one, in all places where Consul takes it.
+    fn allow(&self, query: &Query, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = header("authorization").and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(token.trim())
+        });
+        let given = query.get("token").or(header("x-consul-token")).or(bearer);
+        let given = given.unwrap_or_default().as_bytes();
+        // Every byte is looked at, so that the time taken tells nothing of the token.
+        let differing = given
+            .iter()
+            .zip(token.as_bytes())
+            .fold(0, |d, (a, b)| d | (a ^ b));
+        if given.len() == token.len() && differing == 0 {
+            return Ok(());
+        }
+        let text = match given {
+            b"" => "Permission denied: Atoll's admin_token is needed as the Consul token",
+            _ => "ACL not found",
+        };
+        Err(Refusal::new(StatusCode::FORBIDDEN, text))
+    }
+
+    /// Waits as asked until the index of `topic` is another; gives the index now.
+    pub(crate) async fn settled(&self, topic: Topic, asked: &Asked) -> u64 {
+        self.view.caught_up(self.registry.current().revision).await;
+        if asked.wait.index > 0 {
+            asked
+                .hold(self.view.changed(topic.clone(), asked.wait.index))
+                .await;
+        }
+        self.view.index(&topic)
+    }
+
+    /// Reads how long a client wants to wait for what.
+    fn wait(&self, query: &Query) -> Result<Wait, Refusal> {
+        let index = match query.get("index") {
+            None | Some("") => 0,
+            // Spring's watch sends -1 for "none yet".
+            Some(text)
+                if text
+                    .strip_prefix('-')
+                    .is_some_and(|n| n.parse::<u64>().is_ok()) =>
+            {
+                0
+            }
+            Some(text) => text.parse().map_err(|_| Refusal::bad("Invalid index"))?,
+        };
+        let wait = match query.get("wait") {
+            None | Some("") => WAIT_USUAL,
+            Some(text) => match duration(text) {
+                Some(Duration::ZERO) => WAIT_USUAL,
+                Some(wait) => wait.min(WAIT_MAX),
+                None => return Err(Refusal::bad("Invalid wait time")),
+            },
+        };
+        // Spread, so that those who wait together do not come again together.
+        let unit = self
+            .random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unit();
+        let hold = wait + wait.mul_f64(unit / 16.0);
+        Ok(Wait { index, hold })
+    }
+}
+
+impl Asked {
+    /// Waits for `future`, but no longer than asked, nor than we live.
+    pub(crate) async fn hold<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let held = tokio::time::timeout(self.wait.hold, self.stop.unless(future));
+        held.await.ok().flatten()
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let pretty = query.has("pretty");
+    let stale = query.has("stale") || query.has("max_stale");
+    let consistency = match () {
+        () if stale => "stale",
+        () if query.has("consistent") => "consistent",
+        () => "leader",
+    };
+    let reading = request.method() == Method::GET;
+    let method = request.method().clone();
+    let (reply, index) = match handle(&front, request, query).await {
+        Ok(Outcome::Answer(answer)) => (answer.reply, answer.index),
+        Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
+        Err(refusal) => (Reply::Text(refusal.status, refusal.text), None),
+    };
+    let mut response = reply.into_response(pretty);
+    let headers = response.headers_mut();
+    if reading {
+        // There is one server, and what it says is the truth.
+        headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
+        headers.insert("x-consul-lastcontact", HeaderValue::from_static("0"));
+        let consistency = HeaderValue::from_static(consistency);
+        headers.insert("x-consul-effective-consistency", consistency);
+        let allow = HeaderValue::from_static("allow");
+        headers.insert("x-consul-default-acl-policy", allow);
+        // Clients of some libraries fail on a 404 without it.
+        let index = index.or((response.status() == StatusCode::NOT_FOUND).then_some(1));
+        if let Some(index) = index {
+            let headers = response.headers_mut();
+            headers.insert("x-consul-index", HeaderValue::from(index));
+        }
+    }
+    response
+}
+
+enum Outcome {
+    Answer(Answer),
+    /// Which methods there are.
+    Methods(StatusCode, &'static [Method]),
+}
+
+async fn handle(
+    front: &Front,
+    request: Request<Incoming>,
+    query: Query,
+) -> Result<Outcome, Refusal> {
+    let (head, body) = request.into_parts();
+    let path = head
+        .uri
+        .path()
+        .strip_prefix("/v1/")
+        .map(|path| percent_decoded(path, false));
+    let path = path.map(|path| String::from_utf8_lossy(&path).into_owned());
+    let Some(endpoint) = path.as_deref().and_then(endpoint::find) else {
+        let text = "Invalid URL path: not a recognized HTTP API endpoint";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, text));
+    };
+    let methods = endpoint.methods();
+    if head.method == Method::OPTIONS {
+        return Ok(Outcome::Methods(StatusCode::OK, methods));
+    }
+    if !methods.contains(&head.method) {
+        return Ok(Outcome::Methods(StatusCode::METHOD_NOT_ALLOWED, methods));
+    }
+    if let Endpoint::Unsupported(path) = endpoint {
+        return Err(Refusal::unsupported(format_args!("/v1/{path}")));
+    }
+    front.allow(&query, &head.headers)?;
+    common(front, &query)?;
+    let wait = front.wait(&query)?;
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    let length = length
+        .and_then(|length| length.to_str().ok())
+        .unwrap_or("more");
+    let body = read_limited(body, BODY_BYTES_MAX)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLarge { max_bytes } => {
+                let text =
+                    format!("Request body({length} bytes) too large, max size: {max_bytes} bytes.");
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+            }
+            BodyError::Broken(error) => Refusal::bad(format!("Request body broken: {error}")),
+        })?;
+    let Some(stop) = head.extensions.get::<Stop>().cloned() else {
+        return Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "no stop signal",
+        ));
+    };
+    let asked = Asked {
+        method: head.method,
+        query,
+        headers: head.headers,
+        body,
+        wait,
+        stop,
+    };
+    front.dispatch(endpoint, &asked).await.map(Outcome::Answer)
+}
+
+/// What any request may say.
+fn common(front: &Front, query: &Query) -> Result<(), Refusal> {
+    if query.has("stale") && query.has("consistent") {
+        let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
+        return Err(Refusal::bad(text));
+    }
+    let foreign = query.get("dc").filter(|dc| !dc.is_empty());
+    if foreign.is_some_and(|dc| *dc != front.node.datacenter) {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return Err(Refusal::new(status, "No path to datacenter"));
+    }
+    for key in ["ns", "partition"] {
+        let other = query
+            .get(key)
+            .filter(|name| !matches!(*name, "" | "default"));
+        if other.is_some() {
+            let text = format!("Invalid query parameter: {key:?} - needs Consul Enterprise");
+            return Err(Refusal::bad(text));
+        }
+    }
+    if query.get("peer").is_some_and(|peer| !peer.is_empty()) {
+        return Err(Refusal::unsupported("?peer="));
+    }
+    if query.get("filter").is_some_and(|filter| !filter.is_empty()) {
+        return Err(Refusal::unsupported("?filter="));
+    }
+    Ok(())
+}
+
+impl Front {
+    async fn dispatch(&self, endpoint: Endpoint, asked: &Asked) -> Result<Answer, Refusal> {
+        use Endpoint as E;
+        match endpoint {
+            E::AgentSelf => Ok(self.agent_self().into()),
+            E::AgentMembers => Ok(self.agent_members().into()),
+            E::AgentServices => Ok(self.agent_services().into()),
+            E::AgentService(id) => self.agent_service(&id, asked).await,
+            E::AgentHealthById(id) => self.agent_health_by_id(&id, asked).await,
+            E::AgentHealthByName(name) => self.agent_health_by_name(&name, asked).await,
+            E::AgentServiceRegister => self.agent_register(asked).await,
+            E::AgentServiceDeregister(id) => self.agent_deregister(&id).await,
+            E::AgentServiceMaintenance(id) => self.agent_maintenance(&id, asked).await,
+            E::AgentChecks => self.agent_checks().await,
+            E::AgentCheckRegister => self.agent_check_register(asked).await,
+            E::AgentCheckDeregister(id) => self.agent_check_deregister(&id).await,
+            E::AgentCheckPass(id) => self.agent_check_said(&id, "passing", asked).await,
+            E::AgentCheckWarn(id) => self.agent_check_said(&id, "warning", asked).await,
+            E::AgentCheckFail(id) => self.agent_check_said(&id, "critical", asked).await,
+            E::AgentCheckUpdate(id) => self.agent_check_update(&id, asked).await,
+            E::CatalogDatacenters => Ok(self.catalog_datacenters().into()),
+            E::CatalogNodes => self.catalog_nodes(asked).await,
+            E::CatalogServices => self.catalog_services(asked).await,
+            E::CatalogService(name) => self.catalog_service(&name, asked).await,
+            E::CatalogNode(node) => self.catalog_node(&node, asked).await,
+            E::CatalogNodeServices(node) => self.catalog_node_services(&node, asked).await,
+            E::CatalogRegister => self.catalog_register(asked).await,
+            E::CatalogDeregister => self.catalog_deregister(asked).await,
+            E::HealthService(name) => self.health_service(&name, asked).await,
+            E::HealthChecks(name) => self.health_checks(&name, asked).await,
+            E::HealthNode(node) => self.health_node(&node, asked).await,
+            E::HealthState(state) => self.health_state(&state, asked).await,
+            // One server, which leads itself. 8300 is where Consul's would be asked.
+            E::StatusLeader => Ok(Reply::json(format!("{}:8300", self.node.address)).into()),
+            E::StatusPeers => Ok(Reply::json(vec![format!("{}:8300", self.node.address)]).into()),
+            E::Kv(key) => match asked.method {
+                Method::PUT => self.kv_put(&key, asked).await,
+                Method::DELETE => self.kv_delete(&key, asked).await,
+                _ => self.kv_get(&key, asked).await,
+            },
+            E::Txn => self.txn(asked).await,
+            E::SessionCreate => self.session_create(asked).await,
+            E::SessionDestroy(id) => self.session_destroy(&id).await,
+            E::SessionRenew(id) => self.session_renew(&id).await,
+            E::SessionInfo(id) => self.session_info(&id, asked).await,
+            E::SessionNode(node) => self.session_list(Some(&node), asked).await,
+            E::SessionList => self.session_list(None, asked).await,
+            E::Unsupported(path) => Err(Refusal::unsupported(format_args!("/v1/{path}"))),
+        }
+    }
+}
+
+fn only(status: StatusCode, method: &Method, methods: &[Method]) -> Response<Full<Bytes>> {
+    let text = match status {
+        StatusCode::OK => String::new(),
+        _ => format!("method {method} not allowed"),
+    };
+    let mut response = Reply::Text(status, text).into_response(false);
+    let mut allow = vec!["OPTIONS"];
+    allow.extend(methods.iter().map(Method::as_str));
+    if let Ok(allow) = HeaderValue::from_str(&allow.join(",")) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// A random UUID (RFC 9562 §5.4).
+pub(crate) fn uuid(random: &mut Random) -> String {
+    let (high, low) = (random.bits(), random.bits());
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(0b11 << 62) | 0b10 << 62;
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        let fault = Fault::from(error);
+        let status = match fault.kind {
+            FaultKind::Invalid => StatusCode::BAD_REQUEST,
+            FaultKind::NotFound => StatusCode::NOT_FOUND,
+            FaultKind::Conflict => StatusCode::CONFLICT,
+            // Consul's word for all that may work later is 500.
+            FaultKind::Exhausted | FaultKind::Unavailable | FaultKind::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, fault.message)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<Infallible> for Refusal {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_of_version_4() {
+        let made = uuid(&mut Random::from_seed(1));
+        assert_eq!(made.len(), 36);
+        assert_eq!(&made[14..15], "4");
+        assert!(matches!(&made[19..20], "8" | "9" | "a" | "b"));
+        assert_ne!(made, uuid(&mut Random::from_seed(2)));
+    }
+}
