@@ -121,16 +121,19 @@ pub struct Listen {
     pub dns: Option<SocketAddr>,
     /// Eureka's API. Default 127.0.0.1:8761.
     pub eureka: Option<SocketAddr>,
+    /// Consul's HTTP API. Default 127.0.0.1:8500.
+    pub consul: Option<SocketAddr>,
 }
 
 impl Listen {
     /// Each by its key below `listen:`.
-    pub fn by_key(&self) -> [(&'static str, Option<SocketAddr>); 4] {
+    pub fn by_key(&self) -> [(&'static str, Option<SocketAddr>); 5] {
         [
             ("gateway", self.gateway),
             ("console", self.console),
             ("dns", self.dns),
             ("eureka", self.eureka),
+            ("consul", self.consul),
         ]
     }
 }

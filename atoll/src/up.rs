@@ -29,7 +29,7 @@ use atoll_fleet::{Fleet, FleetSettings, GuardianCommand, Report};
 use atoll_gateway::Gateway;
 use atoll_registry::{InStore, Registry};
 use atoll_runtime::{Clock, Random, Tasks};
-use atoll_store::StoreError;
+use atoll_store::{Store, StoreError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -200,7 +200,7 @@ async fn start(
     })?;
     let mut listeners = Listeners::open(&loaded)?;
     let names = listeners.names()?;
-    let journal = Arc::new(InStore::new(store));
+    let journal = Arc::new(InStore::new(store.clone()));
     let registry = Registry::open(journal, tasks, loaded.registry.clone()).await?;
     reload::enlist(&registry, &[], &loaded.external).await?;
 
@@ -241,7 +241,7 @@ async fn start(
         reload,
         loaded: Arc::clone(&loaded),
     }));
-    serve_fronts(&control_plane, listeners, &live, &loaded)?;
+    serve_fronts(&control_plane, listeners, &live, &loaded, store).await?;
     fleet.apply(loaded.workloads.clone()).await?;
     let token = loaded.admin_token.as_ref();
     let run_file = RunFile::write(data_dir, &loaded.file, &names, token)
@@ -261,11 +261,12 @@ async fn start(
 
 /// Serves everybody who is not a request for a service: the admin API, names, and
 /// the protocols of other registries.
-fn serve_fronts(
+async fn serve_fronts(
     tasks: &Tasks,
     listeners: Listeners,
     live: &Arc<Live>,
     loaded: &Loaded,
+    store: Store,
 ) -> anyhow::Result<()> {
     let token = loaded.admin_token.as_ref();
     if let Some((tcp, udp)) = listeners.dns {
@@ -292,6 +293,10 @@ fn serve_fronts(
         };
         atoll_eureka::start(tasks, eureka, settings, live.registry.clone())?;
     }
+    if let Some(consul) = listeners.consul {
+        let settings = consul_settings(loaded, consul.local_addr()?.ip());
+        atoll_consul::start(tasks, consul, settings, live.registry.clone(), store).await?;
+    }
     Ok(())
 }
 
@@ -301,6 +306,7 @@ struct Listeners {
     console: Option<TcpListener>,
     dns: Option<(TcpListener, UdpSocket)>,
     eureka: Option<TcpListener>,
+    consul: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -325,6 +331,7 @@ impl Listeners {
             console: one("console", loaded.listen.console)?,
             dns,
             eureka: one("eureka", loaded.listen.eureka)?,
+            consul: one("consul", loaded.listen.consul)?,
         })
     }
 
@@ -336,12 +343,28 @@ impl Listeners {
             ("console", self.console.as_ref()),
             ("dns", self.dns.as_ref().map(|(tcp, _)| tcp)),
             ("eureka", self.eureka.as_ref()),
+            ("consul", self.consul.as_ref()),
         ];
         let open = all
             .into_iter()
             .filter_map(|(name, socket)| Some((name, socket?)));
         open.map(|(name, socket)| Ok((name.to_owned(), socket.local_addr()?.to_string())))
             .collect()
+    }
+}
+
+/// The node is the one that DNS names.
+fn consul_settings(loaded: &Loaded, listener: std::net::IpAddr) -> atoll_consul::Settings {
+    let node = dns::settings(&loaded.dns, listener);
+    // Unmodified clients send no token; beyond loopback they must be told one.
+    let token = loaded.admin_token.as_ref();
+    atoll_consul::Settings {
+        node: node.node.to_string(),
+        address: node.node_address.to_string(),
+        datacenter: node.datacenter.to_string(),
+        token: token
+            .filter(|_| !listener.is_loopback())
+            .map(|token| token.expose().to_owned()),
     }
 }
 

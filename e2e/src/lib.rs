@@ -254,6 +254,14 @@ impl World {
         self.listener("gateway")
     }
 
+    /// Where Consul's API listens.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn consul(&self) -> String {
+        self.listener("consul")
+    }
+
     /// `host:port` of the admin API.
     ///
     /// # Panics
@@ -331,7 +339,7 @@ fn listening(yaml: &str) -> String {
     let listen = if yaml.lines().any(|line| line.starts_with("listen:")) {
         ""
     } else {
-        "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\", dns: \"127.0.0.1:0\", eureka: \"127.0.0.1:0\" }\n"
+        "listen: { gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\", dns: \"127.0.0.1:0\", eureka: \"127.0.0.1:0\", consul: \"127.0.0.1:0\" }\n"
     };
     format!("{yaml}\n{listen}")
 }

@@ -249,7 +249,7 @@ fn a_busy_port_says_which_and_how_to_mend_it() {
     let address = taken.local_addr().unwrap();
     let (status, text) = run(
         &format!(
-            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off }}"
+            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off, consul: off }}"
         ),
         &["up", "."],
     );
@@ -304,7 +304,7 @@ fn doctor_finds_what_is_wrong() {
     let address = taken.local_addr().unwrap().to_string();
     let (_, text) = run(
         &format!(
-            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off }}"
+            "listen: {{ gateway: \"{address}\", console: \"127.0.0.1:0\", dns: off, eureka: off, consul: off }}"
         ),
         &["doctor"],
     );

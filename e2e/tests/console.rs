@@ -177,7 +177,7 @@ fn an_admin_token_is_asked_for_and_never_shown() {
 #[test]
 fn a_listener_past_loopback_needs_a_token() {
     let world = World::new(
-        "listen: { gateway: \"127.0.0.1:0\", console: \"0.0.0.0:0\", dns: off, eureka: off }\n",
+        "listen: { gateway: \"127.0.0.1:0\", console: \"0.0.0.0:0\", dns: off, eureka: off, consul: off }\n",
     );
     let output = world.run(&["up", "."]);
     let text = describe(&output);

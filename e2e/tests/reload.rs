@@ -125,7 +125,8 @@ fn services_come_and_go_with_the_file() {
 #[test]
 fn what_needs_a_restart_is_said() {
     let world = up(&echo(""));
-    let listen = "listen: { gateway: \"127.0.0.1:0\", console: off, dns: off, eureka: off }\n";
+    let listen =
+        "listen: { gateway: \"127.0.0.1:0\", console: off, dns: off, eureka: off, consul: off }\n";
     world.write(&format!("{listen}{}", echo("  /more/{path*}: echo\n")));
     answers(&world, "/more/x", 200);
     let status = eventually("it is said", || {

@@ -15,7 +15,7 @@ const REQUIREMENTS: [&str; 2] = [
 ];
 
 /// The `bin` folder of an environment in `target` with the packages; none where the
-/// tree has no such list or the machine no Python.
+/// tree has no such lists or the machine no Python.
 ///
 /// # Errors
 /// When there is a Python, and the packages cannot be had.

@@ -46,6 +46,7 @@ impl Loaded {
             "console": listen(self.listen.console),
             "dns": listen(self.listen.dns),
             "eureka": listen(self.listen.eureka),
+            "consul": listen(self.listen.consul),
         });
         all.insert("listen".to_owned(), listen);
         let preservation = self.registry.self_preservation;

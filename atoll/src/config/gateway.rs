@@ -18,6 +18,7 @@ const CONSOLE_PORT: u16 = 7070;
 const DNS_PORT: u16 = 8600;
 /// Eureka's own.
 const EUREKA_PORT: u16 = 8761;
+const CONSUL_PORT: u16 = 8500;
 
 /// A head must hold at least a browser's cookies' worth of names, and is kept in
 /// memory whole.
@@ -129,6 +130,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
         console: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, CONSOLE_PORT))),
         dns: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))),
         eureka: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, EUREKA_PORT))),
+        consul: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, CONSUL_PORT))),
     };
     let mut open = Vec::new();
     let Some(fields) = node.and_then(|node| Fields::of(cx, node, &keys::LISTEN)) else {
@@ -139,6 +141,7 @@ pub(crate) fn listen(cx: &Context<'_>, node: Option<&Node>) -> (Listen, Vec<Span
         ("console", &mut listen.console),
         ("dns", &mut listen.dns),
         ("eureka", &mut listen.eureka),
+        ("consul", &mut listen.consul),
     ] {
         let Some(word) = fields.get(name).and_then(|node| cx.words(node)) else {
             continue;

@@ -174,6 +174,11 @@ pub(crate) static LISTEN: Object = Object {
             "Where names are answered as Consul does, by UDP and TCP: PORT, IP:PORT or `off`. Default 127.0.0.1:8600.",
         ),
         key(
+            "consul",
+            Text,
+            "Where Consul's HTTP API is: PORT, IP:PORT or `off`. Default 127.0.0.1:8500.",
+        ),
+        key(
             "eureka",
             Text,
             "Where clients of Netflix Eureka register and ask: PORT, IP:PORT or `off`. Default 127.0.0.1:8761.",

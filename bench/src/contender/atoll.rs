@@ -41,7 +41,7 @@ pub(crate) fn listening(folder: &Path, pid: u32, listener: &str) -> Option<Socke
 
 fn settings(task: &Task<'_>) -> String {
     let mut yaml = format!(
-        "name: bench\nlisten: {{ gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\", dns: off, eureka: off }}\n\
+        "name: bench\nlisten: {{ gateway: \"127.0.0.1:0\", console: \"127.0.0.1:0\", dns: off, eureka: off, consul: off }}\n\
          services:\n  upstream:\n    endpoints: [\"{}\"]\nroutes:\n",
         task.upstream
     );
