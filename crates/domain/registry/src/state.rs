@@ -762,18 +762,18 @@ fn same_checks(known: &Record, registration: &Registration) -> bool {
 }
 
 /// The checks of a new incarnation, those with the verdict so far that ask the same
-/// process in the same way.
+/// process in the same way, or that nobody asks: what was told of them still stands.
 fn carried_checks(
     known: &mut Record,
     registration: &Registration,
     now: Instant,
 ) -> Option<Box<[Checked]>> {
-    let same =
-        registration.source != Source::Fleet && known.instance.address == registration.address;
-    if !same {
+    if registration.source == Source::Fleet {
         return None;
     }
+    let same_process = known.instance.address == registration.address;
     let mut before = Vec::from(std::mem::take(&mut known.checks));
+    before.retain(|checked| same_process || !checked.is_asked());
     let checks = registration.checks.iter().map(|check| {
         let at = before.iter().position(|checked| checked.check == *check);
         match at {

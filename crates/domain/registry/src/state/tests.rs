@@ -834,6 +834,11 @@ fn a_check_that_is_added_leaves_the_others_as_they_stand() {
     registration.checks.remove(0);
     world.register(registration).unwrap();
     assert_eq!(world.standing("u1"), Some(Health::Passing));
+    // Elsewhere it is another process, of which its owner says the same all the same.
+    let mut moved = told("u1", Some(10 * SECOND), None);
+    moved.address = "10.0.0.7:80".parse().unwrap();
+    world.register(moved).unwrap();
+    assert_eq!(world.standing("u1"), Some(Health::Passing));
     // The deadline of the incarnation before still counts.
     world.pass(10 * SECOND);
     world.tick();
