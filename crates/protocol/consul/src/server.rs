@@ -270,6 +270,11 @@ async fn handle(
     if !methods.contains(&head.method) {
         return Ok(Outcome::Methods(StatusCode::METHOD_NOT_ALLOWED, methods));
     }
+    if endpoint == Endpoint::Unsupported("acl") {
+        // As an agent whose ACLs are off, which clients know how to take.
+        let text = "ACL support disabled";
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, text));
+    }
     if let Endpoint::Unsupported(path) = endpoint {
         return Err(Refusal::unsupported(format_args!("/v1/{path}")));
     }

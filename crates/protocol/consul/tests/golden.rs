@@ -1,0 +1,164 @@
+//! Requests and answers, word for word, from files in `tests/golden/`: written from
+//! Consul's documentation, and held to it.
+//!
+//! A file is a conversation: exchanges between lines of `----`, each a request (method,
+//! path, body) and after an empty line its answer (status, index, body). UUIDs are
+//! numbered in the order in which they come, and may be sent as they are numbered. With
+//! `ATOLL_GOLDEN=write` the answers are written anew, to be read before they are kept.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed step is a failed test; who writes answers says so in the environment"
+)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use atoll_consul::Settings;
+use atoll_model::Address;
+use atoll_net::client::Request;
+use atoll_registry::{Memory, Registry};
+use atoll_runtime::{Clock, Tasks};
+use http::Method;
+
+/// Numbers the UUIDs of one conversation.
+#[derive(Default)]
+struct Uuids(Vec<String>);
+
+impl Uuids {
+    fn hide(&mut self, text: &str) -> String {
+        let mut hidden = String::new();
+        let mut rest = text;
+        while let Some(start) = (0..rest.len()).find(|at| is_uuid(rest, *at)) {
+            let (before, from) = rest.split_at(start);
+            let (uuid, after) = from.split_at(36);
+            let known = self.0.iter().position(|known| known == uuid);
+            let number = known.unwrap_or_else(|| {
+                self.0.push(uuid.to_owned());
+                self.0.len() - 1
+            });
+            write!(hidden, "{before}<uuid-{number}>").unwrap();
+            rest = after;
+        }
+        hidden + rest
+    }
+
+    fn show(&self, text: &str) -> String {
+        let numbered = self.0.iter().enumerate();
+        numbered.fold(text.to_owned(), |text, (number, uuid)| {
+            text.replace(&format!("<uuid-{number}>"), uuid)
+        })
+    }
+}
+
+fn is_uuid(text: &str, at: usize) -> bool {
+    let Some(part) = text.get(at..at + 36) else {
+        return false;
+    };
+    part.bytes().enumerate().all(|(index, byte)| match index {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    })
+}
+
+async fn start() -> (Address, Tasks) {
+    let tasks = Tasks::root(Clock::system());
+    let store = atoll_store::embedded::in_memory(Default::default(), &tasks);
+    let journal = Arc::new(Memory::default());
+    let registry = Registry::open(journal, &tasks, Default::default())
+        .await
+        .unwrap();
+    let listener = atoll_net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let settings = Settings {
+        node: "atoll-1".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        token: None,
+    };
+    let started = atoll_consul::start(&tasks, listener, settings, registry, store);
+    (started.await.unwrap().into(), tasks)
+}
+
+async fn answered(at: &Address, uuids: &mut Uuids, question: &str) -> String {
+    let question = uuids.show(question);
+    let (line, body) = question.split_once('\n').unwrap_or((&question, ""));
+    let (method, path) = line.split_once(' ').unwrap();
+    let method: Method = method.parse().unwrap();
+    let mut request = Request::new(method, at, path);
+    request.body = body.to_owned().into();
+    let response = request.send().await.unwrap();
+    let mut answer = response.status.as_u16().to_string();
+    if let Some(index) = response.headers.get("x-consul-index") {
+        write!(answer, " index {}", index.to_str().unwrap()).unwrap();
+    }
+    if let Some(allow) = response.headers.get("allow") {
+        write!(answer, " allow {}", allow.to_str().unwrap()).unwrap();
+    }
+    let body = String::from_utf8(response.body.to_vec()).unwrap();
+    if !body.is_empty() {
+        write!(answer, "\n{}", body.trim_end()).unwrap();
+    }
+    uuids.hide(&answer)
+}
+
+async fn check(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (at, tasks) = start().await;
+    let mut uuids = Uuids::default();
+    let mut told = Vec::new();
+    for exchange in text.split("----\n") {
+        let question = exchange.split("\n\n").next().unwrap().trim_end();
+        let answer = answered(&at, &mut uuids, question).await;
+        let hidden = uuids.hide(question);
+        told.push(format!("{hidden}\n\n{answer}\n"));
+    }
+    drop(tasks.stop(std::time::Duration::from_secs(5)).await);
+    let told = told.join("----\n");
+    if std::env::var("ATOLL_GOLDEN").is_ok_and(|mode| mode == "write") {
+        std::fs::write(&path, told).unwrap();
+        return;
+    }
+    for (wanted, told) in text.split("----\n").zip(told.split("----\n")) {
+        assert_eq!(told, wanted, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn agent() {
+    check("agent.txt").await;
+}
+
+#[tokio::test]
+async fn catalog() {
+    check("catalog.txt").await;
+}
+
+#[tokio::test]
+async fn health() {
+    check("health.txt").await;
+}
+
+#[tokio::test]
+async fn kv() {
+    check("kv.txt").await;
+}
+
+#[tokio::test]
+async fn session() {
+    check("session.txt").await;
+}
+
+#[tokio::test]
+async fn txn() {
+    check("txn.txt").await;
+}
+
+#[tokio::test]
+async fn common() {
+    check("common.txt").await;
+}
