@@ -141,6 +141,23 @@ fn rest(parts: &[&str], from: usize) -> String {
 }
 
 impl Endpoint {
+    /// Whether `?filter=` means something here, and where what it filters stands in the
+    /// answer: nowhere special, or below a key.
+    pub(crate) fn filtered(&self) -> Option<Option<&'static str>> {
+        match self {
+            Self::AgentServices
+            | Self::AgentChecks
+            | Self::CatalogNodes
+            | Self::CatalogService(_)
+            | Self::HealthService(_)
+            | Self::HealthChecks(_)
+            | Self::HealthNode(_)
+            | Self::HealthState(_) => Some(None),
+            Self::CatalogNode(_) | Self::CatalogNodeServices(_) => Some(Some("Services")),
+            _ => None,
+        }
+    }
+
     /// The methods that it takes.
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {

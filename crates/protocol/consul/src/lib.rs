@@ -10,6 +10,7 @@
 mod agent;
 mod catalog;
 mod endpoint;
+mod filter;
 mod health;
 mod keys;
 mod kv;

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 
 use crate::Settings;
 use crate::endpoint::{self, Endpoint};
+use crate::filter::Filter;
 use crate::translate::Node;
 use crate::view::{Topic, View};
 use crate::wire::{Query, Refusal, Reply, duration, percent_decoded};
@@ -309,7 +310,27 @@ async fn handle(
         wait,
         stop,
     };
-    front.dispatch(endpoint, &asked).await.map(Outcome::Answer)
+    let filter = asked
+        .query
+        .get("filter")
+        .filter(|filter| !filter.is_empty());
+    let filter = match (filter, endpoint.filtered()) {
+        (None, _) => None,
+        (Some(filter), Some(below)) => Some((Filter::parse(filter)?, below)),
+        (Some(_), None) => return Err(Refusal::unsupported("?filter= here")),
+    };
+    let mut answer = front.dispatch(endpoint, &asked).await?;
+    if let (Some((filter, below)), Reply::Json(StatusCode::OK, value)) = (filter, &mut answer.reply)
+    {
+        match below {
+            None => filter.apply(value)?,
+            // Of a node that is not there, nothing is filtered.
+            Some(key) => value
+                .get_mut(key)
+                .map_or(Ok(()), |value| filter.apply(value))?,
+        }
+    }
+    Ok(Outcome::Answer(answer))
 }
 
 /// What any request may say.
@@ -334,9 +355,6 @@ fn common(front: &Front, query: &Query) -> Result<(), Refusal> {
     }
     if query.get("peer").is_some_and(|peer| !peer.is_empty()) {
         return Err(Refusal::unsupported("?peer="));
-    }
-    if query.get("filter").is_some_and(|filter| !filter.is_empty()) {
-        return Err(Refusal::unsupported("?filter="));
     }
     Ok(())
 }
