@@ -23,6 +23,7 @@ mod wire;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use atoll_net::serve::{Limits, serve};
 use atoll_registry::Registry;
@@ -82,14 +83,29 @@ pub async fn start(
     let group = tasks.group("consul");
     let id = node_id(&store).await.map_err(StartError::Store)?;
     let front = Front::new(settings, id, registry.clone(), store);
-    let following = std::sync::Arc::clone(&front);
+    run(&group, &front, registry);
+    let limits = Limits {
+        connections_max: CONNECTIONS_MAX,
+        ..Limits::default()
+    };
+    let service = tower::service_fn(move |request| {
+        let front = Arc::clone(&front);
+        async move { Ok(server::answer(front, request).await) }
+    });
+    serve(&group, "http", listener, limits, service).map_err(StartError::Listen)
+}
+
+/// What goes on beside the requests: following the catalogue, and freeing what sessions
+/// held that ended.
+fn run(group: &Tasks, front: &Arc<Front>, registry: Registry) {
+    let following = Arc::clone(front);
     group.run("view", Restart::WithBackoff, move |stop| {
-        let (front, mut catalog) = (std::sync::Arc::clone(&following), registry.catalog());
+        let (front, mut catalog) = (Arc::clone(&following), registry.catalog());
         async move {
             let follow = async {
                 // A view that lags would be one that lies.
                 loop {
-                    let current = std::sync::Arc::clone(&catalog.borrow_and_update());
+                    let current = Arc::clone(&catalog.borrow_and_update());
                     front.view.apply(current);
                     if catalog.changed().await.is_err() {
                         return;
@@ -99,9 +115,9 @@ pub async fn start(
             stop.unless(follow).await;
         }
     });
-    let freeing = std::sync::Arc::clone(&front);
+    let freeing = Arc::clone(front);
     group.run("sessions", Restart::WithBackoff, move |stop| {
-        let front = std::sync::Arc::clone(&freeing);
+        let front = Arc::clone(&freeing);
         async move {
             if let Some(Err(error)) = stop.unless(front.watch_sessions()).await {
                 // Restarted after a pause, it looks for all that ended meanwhile.
@@ -109,15 +125,6 @@ pub async fn start(
             }
         }
     });
-    let limits = Limits {
-        connections_max: CONNECTIONS_MAX,
-        ..Limits::default()
-    };
-    let service = tower::service_fn(move |request| {
-        let front = std::sync::Arc::clone(&front);
-        async move { Ok(server::answer(front, request).await) }
-    });
-    serve(&group, "http", listener, limits, service).map_err(StartError::Listen)
 }
 
 /// The id of our node, which must be the same after a restart: clients take another
@@ -133,3 +140,6 @@ async fn node_id(store: &Store) -> Result<String, StoreError> {
         String::from_utf8_lossy(&kept.value).into_owned()
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! The front over a registry and a store in memory, on a clock that the tests move.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_registry::{Memory, Registry};
+use atoll_runtime::{Clock, Tasks};
+use http::{HeaderMap, Method};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kv::{KvOp, Verb};
+use crate::server::{Answer, Asked, Wait};
+use crate::wire::{Fields, Query, Refusal, Reply};
+
+struct World {
+    front: Arc<Front>,
+    tasks: Tasks,
+}
+
+async fn world() -> World {
+    let tasks = Tasks::root(Clock::system());
+    let world = unwatched(&tasks).await;
+    run(&tasks, &world.front, world.front.registry.clone());
+    world
+}
+
+/// Without the tasks that go on beside the requests.
+async fn unwatched(tasks: &Tasks) -> World {
+    let tasks = tasks.clone();
+    let store = atoll_store::embedded::in_memory(Default::default(), &tasks);
+    let journal = Arc::new(Memory::default());
+    let registry = Registry::open(journal, &tasks, Default::default())
+        .await
+        .unwrap();
+    let settings = Settings {
+        node: "n".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        token: None,
+    };
+    let front = Front::new(settings, "id".to_owned(), registry, store);
+    World { front, tasks }
+}
+
+impl World {
+    fn asked(&self, query: &str, body: &str) -> Asked {
+        let query = Query::parse(query);
+        let index = query.get("index").map_or(0, |index| index.parse().unwrap());
+        let wait = query.get("wait").and_then(wire::duration);
+        Asked {
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            body: body.to_owned().into(),
+            wait: Wait {
+                index,
+                hold: wait.unwrap_or(Duration::from_secs(300)),
+            },
+            stop: self.tasks.stop_signal(),
+            query,
+        }
+    }
+
+    async fn put(&self, key: &str, query: &str, value: &str) -> bool {
+        let answer = self
+            .front
+            .kv_put(key, &self.asked(query, value))
+            .await
+            .unwrap();
+        answer.reply == Reply::json(true)
+    }
+
+    async fn get(&self, key: &str, query: &str) -> (u64, Value) {
+        read(self.front.kv_get(key, &self.asked(query, "")).await)
+    }
+
+    async fn session(&self, body: &Value) -> String {
+        let asked = self.asked("", &body.to_string());
+        let (_, created) = read(self.front.session_create(&asked).await);
+        created["ID"].as_str().unwrap().to_owned()
+    }
+
+    async fn register(&self, body: &Value) {
+        let asked = self.asked("", &body.to_string());
+        assert!(self.front.agent_register(&asked).await.is_ok());
+    }
+
+    async fn health(&self, service: &str, query: &str) -> (u64, Value) {
+        read(
+            self.front
+                .health_service(service, &self.asked(query, ""))
+                .await,
+        )
+    }
+}
+
+/// Index and body; of an absence `null`.
+fn read(answer: Result<Answer, Refusal>) -> (u64, Value) {
+    let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    let body = match answer.reply {
+        Reply::Json(_, body) => body,
+        Reply::Absent => Value::Null,
+        other => panic!("{other:?}"),
+    };
+    (answer.index.unwrap_or(0), body)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_not_renewed_ends_and_its_locks_are_free_after_the_delay() {
+    let world = world().await;
+    let body = json!({ "TTL": "10s", "LockDelay": "5s" });
+    let (ended, renewed) = (world.session(&body).await, world.session(&body).await);
+    let other = world.session(&json!({})).await;
+    assert!(world.put("a", &format!("acquire={ended}"), "1").await);
+    assert!(world.put("b", &format!("acquire={renewed}"), "1").await);
+    let (index, _) = world.get("a", "").await;
+    // Twice the TTL, as Consul has it.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(world.front.session_renew(&renewed).await.is_ok());
+    }
+    let (_, released) = world.get("a", &format!("index={index}")).await;
+    assert_eq!(released[0].get("Session"), None);
+    assert_eq!(released[0]["LockIndex"], 1);
+    let (_, kept) = world.get("b", "").await;
+    assert_eq!(kept[0]["Session"], json!(renewed));
+    assert_eq!(
+        world
+            .front
+            .session_renew(&ended)
+            .await
+            .err()
+            .unwrap()
+            .status,
+        404
+    );
+
+    assert!(
+        world.put("a", &format!("acquire={other}"), "2").await,
+        "7 s have passed"
+    );
+    assert!(read(world.front.session_destroy(&other).await).1 == json!(true));
+    let last = world.session(&json!({})).await;
+    assert!(
+        !world.put("a", &format!("acquire={last}"), "3").await,
+        "within 15 s"
+    );
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    assert!(!world.put("a", &format!("acquire={last}"), "3").await);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(world.put("a", &format!("acquire={last}"), "3").await);
+    assert_eq!(world.get("a", "").await.1[0]["LockIndex"], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_session_held_that_ended_unseen_is_freed_at_the_start() {
+    let tasks = Tasks::root(Clock::system());
+    let world = unwatched(&tasks).await;
+    let session = world
+        .session(&json!({ "Behavior": "delete", "LockDelay": 0 }))
+        .await;
+    assert!(world.put("a", &format!("acquire={session}"), "1").await);
+    // As if it had ended while nobody watched: only the session is gone.
+    let key = format!("{}{session}", keys::SESSIONS);
+    world.front.store.delete(&key[..]).await.unwrap();
+    let (index, held) = world.get("a", "").await;
+    assert_eq!(held[0]["Session"], json!(session));
+    run(&world.tasks, &world.front, world.front.registry.clone());
+    let (_, freed) = world.get("a", &format!("index={index}")).await;
+    assert!(freed.is_null());
+    let hints = world.front.store.list(keys::HINTS).await.unwrap();
+    assert!(hints.items.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_key_is_woken_by_its_own_change_and_keeps_its_index_otherwise() {
+    let world = world().await;
+    assert!(world.put("a/1", "", "x").await);
+    assert!(world.put("b", "", "x").await);
+    let (index, _) = world.get("a/", "recurse").await;
+    let blocked = format!("recurse&wait=10s&index={index}");
+    let began = tokio::time::Instant::now();
+    let (waked, ()) = tokio::join!(world.get("a/", &blocked), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(world.put("b", "", "y").await);
+        let asked = world.asked("", "");
+        assert!(world.front.kv_delete("b", &asked).await.is_ok());
+    });
+    assert_eq!(waked.0, index, "nothing of it changed");
+    assert_eq!(began.elapsed(), Duration::from_secs(10));
+
+    let began = tokio::time::Instant::now();
+    let (waked, ()) = tokio::join!(world.get("a/", &blocked), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = world.asked("", "");
+        assert!(world.front.kv_delete("a/1", &asked).await.is_ok());
+    });
+    assert!(waked.0 > index && waked.1.is_null());
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+
+    // A key that is not there has an index, too, and its creation wakes.
+    let (index, _) = world.get("new", "").await;
+    let blocked = format!("index={index}");
+    let (waked, ()) = tokio::join!(world.get("new", &blocked), async {
+        assert!(world.put("new", "", "x").await)
+    });
+    assert!(waked.0 > index && waked.1[0]["Key"] == "new");
+    // An index of another life is answered at once.
+    assert_eq!(world.get("new", "index=100000").await.0, waked.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_service_is_woken_by_its_own_change_alone() {
+    let world = world().await;
+    world
+        .register(&json!({ "Name": "a", "Port": 1, "Check": { "TTL": "1h" } }))
+        .await;
+    world.register(&json!({ "Name": "b", "Port": 1 })).await;
+    let (index, _) = world.health("a", "").await;
+    let blocked = format!("index={index}&wait=10s");
+    let began = tokio::time::Instant::now();
+    let (waked, ()) = tokio::join!(world.health("a", &blocked), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.register(&json!({ "Name": "b", "Port": 2 })).await;
+        world.register(&json!({ "Name": "c", "Port": 1 })).await;
+    });
+    assert_eq!((waked.0, began.elapsed()), (index, Duration::from_secs(10)));
+
+    let began = tokio::time::Instant::now();
+    let (waked, ()) = tokio::join!(world.health("a", &blocked), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = world.asked("note=fine", "");
+        let said = world
+            .front
+            .agent_check_said("service:a", "passing", &asked)
+            .await;
+        assert!(said.is_ok());
+    });
+    assert!(waked.0 > index);
+    assert_eq!(waked.1[0]["Checks"][1]["Output"], "fine");
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+    // A note alone wakes nobody (hashicorp/consul#1244), but is there when asked for.
+    let blocked = format!("index={}&wait=10s", waked.0);
+    let (same, ()) = tokio::join!(world.health("a", &blocked), async {
+        let asked = world.asked("note=still+fine", "");
+        assert!(
+            world
+                .front
+                .agent_check_said("service:a", "passing", &asked)
+                .await
+                .is_ok()
+        );
+    });
+    assert_eq!(same.0, waked.0);
+    assert_eq!(same.1[0]["Checks"][1]["Output"], "still fine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_is_one_service_of_an_agent_and_those_who_block_are_let_go_at_the_end() {
+    let world = world().await;
+    world
+        .register(&json!({ "Name": "a", "ID": "x", "Port": 1 }))
+        .await;
+    world
+        .register(&json!({ "Name": "b", "ID": "x", "Port": 1 }))
+        .await;
+    assert_eq!(world.health("a", "").await.1, json!([]));
+    let (index, found) = world.health("b", "").await;
+    assert_eq!(found[0]["Service"]["ID"], "x");
+    let blocked = format!("index={index}&wait=300s");
+    let stopping = world.tasks.stop_signal();
+    let asked = world.asked(&blocked, "");
+    let (held, stopped) = tokio::join!(
+        asked.hold(std::future::pending::<()>()),
+        world.tasks.stop(Duration::from_secs(5))
+    );
+    assert!(held.is_none() && stopped.is_ok() && stopping.is_requested());
+}
+
+/// Many put the same key at once; each success of a compare-and-set is one step.
+#[tokio::test]
+async fn of_many_who_compare_and_set_at_once_each_step_has_one_winner() {
+    let world = world().await;
+    assert!(world.put("n", "", "0").await);
+    let work = (0..8).map(|_| async {
+        let mut won = 0;
+        while won < 5 {
+            let (_, now) = world.get("n", "").await;
+            let value = wire::from_base64(now[0]["Value"].as_str().unwrap()).unwrap();
+            let value: u32 = String::from_utf8(value).unwrap().parse().unwrap();
+            let query = format!("cas={}", now[0]["ModifyIndex"]);
+            won += u32::from(world.put("n", &query, &(value + 1).to_string()).await);
+        }
+    });
+    futures_util::future::join_all(work).await;
+    assert_eq!(world.get("n", "").await.1[0]["Value"], wire::base64(b"40"));
+}
+
+fn operation() -> impl Strategy<Value = KvOp> {
+    let key = prop_oneof!["a", "a/b", "a/c", "d"];
+    let verb = prop_oneof![
+        "[xy]{0,2}".prop_map(|value| Verb::Set(value.into(), 1)),
+        Just(Verb::Cas(b"new".to_vec(), 2, 0)),
+        Just(Verb::Delete),
+        Just(Verb::DeleteTree),
+        Just(Verb::CheckNotExists),
+        Just(Verb::Get),
+    ];
+    (key, verb).prop_map(|(key, verb)| KvOp { key, verb })
+}
+
+/// What the operations should leave behind; `None` when they fail.
+fn model(mut keys: BTreeMap<String, Vec<u8>>, ops: &[KvOp]) -> Option<BTreeMap<String, Vec<u8>>> {
+    for KvOp { key, verb } in ops {
+        let there = keys.contains_key(key);
+        match verb {
+            Verb::Set(value, _) => drop(keys.insert(key.clone(), value.clone())),
+            Verb::Cas(..) | Verb::CheckNotExists if there => return None,
+            Verb::Cas(value, ..) => drop(keys.insert(key.clone(), value.clone())),
+            Verb::Delete => drop(keys.remove(key)),
+            Verb::DeleteTree => keys.retain(|known, _| !known.starts_with(key)),
+            Verb::Get if !there => return None,
+            _ => {}
+        }
+    }
+    Some(keys)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn transactions_leave_what_a_map_would(
+        txns in proptest::collection::vec(proptest::collection::vec(operation(), 1..6), 1..8),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = world().await;
+            let mut keys = BTreeMap::new();
+            for ops in &txns {
+                let done = world.front.run(ops).await.unwrap().is_ok();
+                let after = model(keys.clone(), ops);
+                assert_eq!(done, after.is_some(), "{ops:?} on {keys:?}");
+                keys = after.unwrap_or(keys);
+                let (_, all) = world.get("", "recurse").await;
+                let all = all.as_array().cloned().unwrap_or_default();
+                let all = all.iter().map(|held| {
+                    let value = held["Value"].as_str().unwrap_or_default();
+                    (held["Key"].as_str().unwrap().to_owned(), wire::from_base64(value).unwrap())
+                });
+                assert_eq!(all.collect::<BTreeMap<_, _>>(), keys);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_defined_is_shown_as_it_was(
+        name in "[A-Za-z]([A-Za-z0-9-]{0,10}[a-z0-9])?",
+        id in "[a-zA-Z0-9:._-]{1,20}",
+        tags in proptest::collection::vec("[ -~]{0,10}", 0..4),
+        meta in proptest::collection::btree_map("[a-zA-Z0-9_-]{1,8}", "[ -~]{0,12}", 0..4),
+        port in 0_u16..,
+        address in prop_oneof![Just(String::new()), Just("10.1.2.3".to_owned()), "[a-z]{1,8}\\.local"],
+        weights in (0_u16.., 0_u16..),
+    ) {
+        let body = json!({
+            "Name": name, "ID": id, "Tags": tags, "Meta": meta, "Port": port, "Address": address,
+            "Weights": { "Passing": weights.0, "Warning": weights.1 },
+        });
+        let fields = Fields::of_body(body.to_string().as_bytes()).unwrap();
+        let node = translate::Node { address: "127.0.0.1".to_owned(), ..Default::default() };
+        let defined = translate::define(&fields, &node, false).unwrap().registration;
+        let instance = atoll_model::Instance {
+            id: defined.id, service: defined.service, address: defined.address,
+            weight: defined.weight, health: atoll_model::Health::Passing, note: String::new(),
+            tags: defined.tags, metadata: defined.metadata,
+        };
+        let shown = translate::agent_service(&instance, "dc1");
+        for (key, was) in [
+            ("Service", "Name"), ("ID", "ID"), ("Tags", "Tags"), ("Meta", "Meta"),
+            ("Port", "Port"), ("Address", "Address"), ("Weights", "Weights"),
+        ] {
+            prop_assert_eq!(&shown[key], &body[was], "{}", key);
+        }
+        // What has no port must take no requests.
+        prop_assert!(port != 0 || instance.weight == 0);
+    }
+
+    #[test]
+    fn no_definition_makes_it_panic(
+        key in "(Name|ID|Port|Tags|Meta|Check|Checks|Weights|TaggedAddresses)",
+        value in prop_oneof![
+            Just(json!(null)), Just(json!(-1)), Just(json!("x")), Just(json!([1])), Just(json!({})),
+            Just(json!({ "TTL": "10s", "HTTP": "x" })), Just(json!([{ "HTTP": "http://", "Interval": "1s" }])),
+            Just(json!({ "TCP": "[::1]", "Interval": "1s" })), Just(json!({ "HTTP": "http://[::1]?a#b", "Interval": 1 })),
+        ],
+    ) {
+        let mut body = json!({ "Name": "a" });
+        body[&key] = value;
+        let fields = Fields::of_body(body.to_string().as_bytes()).unwrap();
+        let node = translate::Node { address: "127.0.0.1".to_owned(), ..Default::default() };
+        for foreign in [false, true] {
+            drop(translate::define(&fields, &node, foreign));
+        }
+    }
+}
