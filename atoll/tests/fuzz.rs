@@ -196,3 +196,53 @@ fn any_bytes_may_be_told_to_eureka() {
     ];
     smoke("eureka", &WORDS, atoll_eureka::fuzz);
 }
+
+#[test]
+fn any_bytes_may_be_a_filter_of_consul() {
+    const WORDS: [&[u8]; 20] = [
+        b" and ",
+        b" or ",
+        b"not ",
+        b" in ",
+        b" is empty",
+        b" contains ",
+        b" matches ",
+        b" == ",
+        b" != ",
+        b"(",
+        b")",
+        b"[",
+        b"]",
+        b".",
+        b"\"",
+        b"`",
+        b"\\",
+        b"Tags",
+        b"Meta",
+        b"(a*)*",
+    ];
+    smoke("consul_filter", &WORDS, atoll_consul::fuzz_filter);
+}
+
+#[test]
+fn any_bytes_may_be_a_registration_with_consul() {
+    const WORDS: [&[u8]; 16] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b":",
+        b",",
+        b"null",
+        b"-1",
+        b"1e999",
+        b"\"Check\":{",
+        b"\"TTL\":\"10s\"",
+        b"\"HTTP\":\"http://",
+        b"\"Interval\":1",
+        b"\xff",
+        b"\"Name\":\"a\",",
+    ];
+    smoke("consul_body", &WORDS, atoll_consul::fuzz_body);
+}

@@ -555,7 +555,7 @@ fn names(items: &[Held], prefix: &str, separator: &str) -> Vec<String> {
     names
 }
 
-fn parse_txn(body: &[u8]) -> Result<Vec<KvOp>, Refusal> {
+pub(crate) fn parse_txn(body: &[u8]) -> Result<Vec<KvOp>, Refusal> {
     let list: Vec<Value> = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad(format!("Failed to parse body: {error}")))?;
     if list.len() > TXN_OPS_MAX {

@@ -11,6 +11,7 @@ mod agent;
 mod catalog;
 mod endpoint;
 mod filter;
+mod fuzz;
 mod health;
 mod keys;
 mod kv;
@@ -29,6 +30,8 @@ use atoll_net::serve::{Limits, serve};
 use atoll_registry::Registry;
 use atoll_runtime::{Random, Restart, Tasks};
 use atoll_store::{Op, Store, StoreError, Test, Txn};
+
+pub use fuzz::{fuzz_body, fuzz_filter};
 
 use crate::server::Front;
 

@@ -1,0 +1,73 @@
+//! What must hold whatever a stranger sends; driven by `fuzz/` and by ordinary tests.
+
+use serde_json::{Value, json};
+
+use crate::filter::Filter;
+use crate::translate::{self, Node};
+use crate::wire::{Fields, Query};
+use crate::{kv, wire};
+
+/// Reads `bytes` as the query of a request whose `filter` is tried on some rows: what is
+/// accepted shares them out with its negation, and keeps the same when it is applied
+/// twice.
+///
+/// # Panics
+/// When that does not hold: a defect.
+pub fn fuzz_filter(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    drop(Query::parse(&text));
+    wire::duration(&text);
+    let rows = json!([
+        { "Node": "n1", "Meta": { "rack": "7" }, "Tags": ["blue", "v1"], "Port": 80, "Up": true },
+        { "Node": "n2", "Meta": {}, "Tags": [], "Port": 81, "Up": false },
+        { "Node": "", "Meta": { "a b": "" }, "Tags": ["blue"], "Port": 0, "Up": true },
+    ]);
+    let kept = |expression: &str, mut rows: Value| {
+        let applied = Filter::parse(expression).and_then(|filter| filter.apply(&mut rows));
+        applied.ok().map(|()| rows)
+    };
+    let Some(some) = kept(&text, rows.clone()) else {
+        return;
+    };
+    assert_eq!(kept(&text, some.clone()).as_ref(), Some(&some), "twice");
+    // May be one level too deep, or a few characters too long.
+    if let Some(others) = kept(&format!("not ({text})"), rows) {
+        let count = |rows: &Value| rows.as_array().map_or(0, Vec::len);
+        assert_eq!(count(&some) + count(&others), 3, "shared out");
+    }
+}
+
+/// Reads `bytes` as the body of a registration and of a transaction: what is accepted
+/// has what the registry needs.
+///
+/// # Panics
+/// When that does not hold: a defect.
+pub fn fuzz_body(bytes: &[u8]) {
+    drop(kv::parse_txn(bytes));
+    let Ok(fields) = Fields::of_body(bytes) else {
+        return;
+    };
+    let node = Node {
+        name: "n".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        ..Node::default()
+    };
+    for foreign in [false, true] {
+        let Ok(defined) = translate::define(&fields, &node, foreign) else {
+            continue;
+        };
+        let registration = defined.registration;
+        let named = |name: &str| registration.checks.iter().any(|check| check.name == name);
+        assert!(
+            defined.said.iter().all(|(name, ..)| named(name)),
+            "said of nothing"
+        );
+        assert!(
+            registration
+                .checks
+                .iter()
+                .all(|check| !check.name.is_empty()),
+            "no name"
+        );
+    }
+}
