@@ -258,6 +258,18 @@ async fn a_blocked_service_is_woken_by_its_own_change_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_service_that_never_was_is_woken_by_the_very_first_registration() {
+    let world = world().await;
+    let (index, none) = world.health("a", "").await;
+    assert_eq!((index, none), (1, json!([])));
+    let (waked, ()) = tokio::join!(world.health("a", "index=1"), async {
+        tokio::task::yield_now().await;
+        world.register(&json!({ "Name": "a", "Port": 1 })).await;
+    });
+    assert!(waked.0 > 1 && waked.1[0]["Service"]["Service"] == "a");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_is_one_service_of_an_agent_and_those_who_block_are_let_go_at_the_end() {
     let world = world().await;
     world

@@ -18,6 +18,9 @@ use crate::translate::{definition, shown_id};
 /// count as changed now, which wakes those who wait for one.
 const GONE_MAX: usize = 10_000;
 
+/// Topics that are kept although nobody waits for them: those who wait come again.
+const WAITED_LEAST: usize = 64;
+
 /// What a blocking query waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Topic {
@@ -57,12 +60,13 @@ struct Inner {
     /// Whose the checks are that Consul's clients named.
     checks: HashMap<String, Vec<(ServiceName, InstanceId)>>,
     waited: HashMap<Topic, watch::Sender<u64>>,
+    /// Topics at which those are forgotten that nobody waits for.
+    tidy_at: usize,
 }
 
 impl View {
     pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
-        // Consul's index is never 0: clients take that for "no index".
-        let index = catalog.revision.0.max(1);
+        let index = index_of(&catalog);
         let mut inner = Inner {
             catalog: Arc::default(),
             services: HashMap::new(),
@@ -72,6 +76,7 @@ impl View {
             ids: HashMap::new(),
             checks: HashMap::new(),
             waited: HashMap::new(),
+            tidy_at: WAITED_LEAST,
         };
         let (seen, _) = watch::channel(catalog.revision);
         inner.apply(catalog);
@@ -129,7 +134,10 @@ impl View {
             if now != seen {
                 return;
             }
-            inner.waited.retain(|_, index| index.receiver_count() > 0);
+            if inner.waited.len() >= inner.tidy_at {
+                inner.waited.retain(|_, index| index.receiver_count() > 0);
+                inner.tidy_at = WAITED_LEAST.max(2 * inner.waited.len());
+            }
             let waited = inner.waited.entry(topic);
             waited.or_insert_with(|| watch::channel(now).0).subscribe()
         };
@@ -140,6 +148,12 @@ impl View {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The index of what changed in a catalogue. Consul's is never 0, which clients take for
+/// "no index"; and the first change must have another than what was before it.
+fn index_of(catalog: &Catalog) -> u64 {
+    catalog.revision.0 + 1
 }
 
 impl Inner {
@@ -156,7 +170,7 @@ impl Inner {
         if catalog.revision == before.revision && !before.services.is_empty() {
             return;
         }
-        let index = catalog.revision.0.max(1);
+        let index = index_of(&catalog);
         let none: Arc<[Arc<Instance>]> = Arc::from([]);
         let names = before.services.keys().chain(catalog.services.keys());
         for service in names {
@@ -294,15 +308,15 @@ mod tests {
             &[("a", &[("1", Health::Critical, "t")]), ("b", &[up])],
         );
         view.apply(Arc::clone(&second));
-        assert_eq!((view.index(&of("a")), view.index(&of("b"))), (9, 7));
+        assert_eq!((view.index(&of("a")), view.index(&of("b"))), (10, 8));
         // Health is no name, and a service of which nothing is known has the first.
-        assert_eq!(view.index(&Topic::Names), 7);
-        assert_eq!(view.index(&of("never")), 7);
+        assert_eq!(view.index(&Topic::Names), 8);
+        assert_eq!(view.index(&of("never")), 8);
         let third = catalog(&second, 12, &[("b", &[up])]);
         view.apply(third);
-        assert_eq!((view.index(&of("a")), view.index(&of("b"))), (12, 7));
-        assert_eq!(view.index(&Topic::Names), 12);
-        assert_eq!(view.index(&Topic::Any), 12);
+        assert_eq!((view.index(&of("a")), view.index(&of("b"))), (13, 8));
+        assert_eq!(view.index(&Topic::Names), 13);
+        assert_eq!(view.index(&Topic::Any), 13);
     }
 
     #[test]
@@ -323,8 +337,8 @@ mod tests {
             )],
         );
         view.apply(Arc::clone(&second));
-        assert_eq!(view.times(&second.instances("a")[0]), (1, 5));
-        assert_eq!(view.times(&second.instances("a")[1]), (5, 5));
+        assert_eq!(view.times(&second.instances("a")[0]), (1, 6));
+        assert_eq!(view.times(&second.instances("a")[1]), (6, 6));
         assert_eq!(view.find("2").len(), 1);
         view.apply(catalog(&second, 6, &[]));
         assert!(view.find("1").is_empty() && view.find("2").is_empty());
@@ -337,7 +351,7 @@ mod tests {
         let view = View::new(Arc::clone(&first));
         // An index of another life is answered at once.
         view.changed(of("a"), 700).await;
-        let waiting = view.changed(of("a"), 7);
+        let waiting = view.changed(of("a"), 8);
         tokio::pin!(waiting);
         let mut poll = async || {
             tokio::select! {
