@@ -410,6 +410,7 @@ impl Loaded {
             ("dns", self.dns != old.dns),
             ("listen.eureka", self.listen.eureka != old.listen.eureka),
             ("registry", self.registry != old.registry),
+            ("listen.consul", self.listen.consul != old.listen.consul),
             ("admin_token", self.admin_token != old.admin_token),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];
