@@ -12,6 +12,7 @@ mod catalog;
 mod endpoint;
 mod filter;
 mod fuzz;
+mod guard;
 mod health;
 mod keys;
 mod kv;

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use crate::Settings;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
+use crate::guard;
 use crate::translate::Node;
 use crate::view::{Topic, View};
 use crate::wire::{Query, Refusal, Reply, duration, percent_decoded};
@@ -122,35 +123,6 @@ impl Front {
 
     pub(crate) fn uuid(&self) -> String {
         uuid(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Asks for the token, if there is one, in all places where Consul takes it.
-    fn allow(&self, query: &Query, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(token) = &self.token else {
-            return Ok(());
-        };
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = header("authorization").and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme
-                .eq_ignore_ascii_case("bearer")
-                .then_some(token.trim())
-        });
-        let given = query.get("token").or(header("x-consul-token")).or(bearer);
-        let given = given.unwrap_or_default().as_bytes();
-        // Every byte is looked at, so that the time taken tells nothing of the token.
-        let differing = given
-            .iter()
-            .zip(token.as_bytes())
-            .fold(0, |d, (a, b)| d | (a ^ b));
-        if given.len() == token.len() && differing == 0 {
-            return Ok(());
-        }
-        let text = match given {
-            b"" => "Permission denied: Atoll's admin_token is needed as the Consul token",
-            _ => "ACL not found",
-        };
-        Err(Refusal::new(StatusCode::FORBIDDEN, text))
     }
 
     /// Waits as asked until the index of `topic` is another; gives the index now.
@@ -279,7 +251,7 @@ async fn handle(
     if let Endpoint::Unsupported(path) = endpoint {
         return Err(Refusal::unsupported(format_args!("/v1/{path}")));
     }
-    front.allow(&query, &head.headers)?;
+    guard::check(front.token.as_deref(), &query, &head.headers)?;
     common(front, &query)?;
     let wait = front.wait(&query)?;
     let length = head.headers.get(header::CONTENT_LENGTH);
