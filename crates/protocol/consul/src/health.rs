@@ -1,5 +1,6 @@
 //! `/v1/health`: services with their checks.
 
+use atoll_model::ServiceName;
 use atoll_registry::Detail;
 use serde_json::{Value, json};
 
@@ -30,6 +31,29 @@ impl Front {
             return Ok(Answer::at(1, Reply::json(Vec::<Value>::new())));
         };
         let index = self.settled(Topic::Service(service.clone()), asked).await;
+        let woken = asked.wait.index > 0 && asked.wait.index != index;
+        if woken && !["pretty", "filter"].iter().any(|key| asked.query.has(key)) {
+            // Those whom one change wakes are few evaluations, however many they are.
+            let texts = |key| asked.query.all(key).collect::<Vec<_>>();
+            let (tags, meta) = (texts("tag"), texts("node-meta"));
+            let question = format!("{service} {passing} {tags:?} {meta:?}");
+            let rows = async {
+                let rows = self.service_rows(service, passing, asked).await?;
+                Ok(Value::from(rows).to_string().into())
+            };
+            let written = self.shared.answer(question, index, rows).await?;
+            return Ok(Answer::at(index, Reply::Written(written)));
+        }
+        let rows = self.service_rows(service, passing, asked).await?;
+        Ok(Answer::at(index, Reply::json(rows)))
+    }
+
+    async fn service_rows(
+        &self,
+        service: ServiceName,
+        passing: bool,
+        asked: &Asked,
+    ) -> Result<Vec<Value>, Refusal> {
         let nodes = self.nodes().await?;
         let mut all = Vec::new();
         for detail in self.registry.checks(Some(service)).await? {
@@ -49,7 +73,7 @@ impl Front {
                 "Checks": checks,
             }));
         }
-        Ok(Answer::at(index, Reply::json(all)))
+        Ok(all)
     }
 
     fn checks_of(&self, detail: &Detail, node: &Node) -> Vec<Value> {

@@ -18,6 +18,7 @@ mod keys;
 mod kv;
 mod server;
 mod sessions;
+mod shared;
 mod stored;
 mod translate;
 mod view;

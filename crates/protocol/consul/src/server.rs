@@ -19,6 +19,7 @@ use crate::Settings;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
 use crate::guard;
+use crate::shared::Shared;
 use crate::translate::Node;
 use crate::view::{Topic, View};
 use crate::wire::{Query, Refusal, Reply, duration, percent_decoded};
@@ -42,6 +43,7 @@ pub(crate) struct Front {
     pub(crate) node: Node,
     token: Option<String>,
     pub(crate) random: Mutex<Random>,
+    pub(crate) shared: Shared,
     locks: [tokio::sync::Mutex<()>; LOCKS],
 }
 
@@ -110,6 +112,7 @@ impl Front {
             node,
             token: settings.token,
             random: Mutex::new(Random::from_entropy()),
+            shared: Shared::default(),
             locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         })
     }

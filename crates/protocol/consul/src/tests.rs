@@ -1,6 +1,6 @@
 //! The front over a registry and a store in memory, on a clock that the tests move.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +102,7 @@ fn read(answer: Result<Answer, Refusal>) -> (u64, Value) {
     let body = match answer.reply {
         Reply::Json(_, body) => body,
         Reply::Absent => Value::Null,
+        Reply::Written(body) => serde_json::from_slice(&body).unwrap(),
         other => panic!("{other:?}"),
     };
     (answer.index.unwrap_or(0), body)
@@ -289,6 +290,34 @@ async fn an_id_is_one_service_of_an_agent_and_those_who_block_are_let_go_at_the_
         world.tasks.stop(Duration::from_secs(5))
     );
     assert!(held.is_none() && stopped.is_ok() && stopping.is_requested());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_wait_for_one_service_are_woken_with_few_answers() {
+    let world = world().await;
+    world.register(&json!({ "Name": "a", "Port": 1 })).await;
+    let (index, _) = world.health("a", "").await;
+    let blocked = format!("index={index}");
+    let asked = world.asked(&blocked, "");
+    let waiting = (0..1000).map(|_| world.front.health_service("a", &asked));
+    let (woken, ()) = tokio::join!(futures_util::future::join_all(waiting), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.register(&json!({ "Name": "a", "Port": 2 })).await;
+    });
+    let written: Vec<_> = woken
+        .into_iter()
+        .map(|answer| match answer.map(|answer| answer.reply) {
+            Ok(Reply::Written(body)) => body,
+            _ => panic!("not shared"),
+        })
+        .collect();
+    let body: Value = serde_json::from_slice(&written[0]).unwrap();
+    assert_eq!(body[0]["Service"]["Port"], 2);
+    assert!(written.iter().all(|body| *body == written[0]));
+    // The same bytes, not equal ones; those who come when all others have theirs get new
+    // ones, as tokio lets a task do only so much at once.
+    let made: BTreeSet<_> = written.iter().map(|body| body.as_ptr()).collect();
+    assert!(made.len() <= 20, "{}", made.len());
 }
 
 /// Many put the same key at once; each success of a compare-and-set is one step.

@@ -42,6 +42,8 @@ pub(crate) enum Reply {
     Absent,
     /// JSON with a status.
     Json(StatusCode, Value),
+    /// JSON that is written already.
+    Written(Bytes),
     /// Plain text with a status.
     Text(StatusCode, String),
     /// The bytes of a key, which no browser may take for a page.
@@ -62,6 +64,7 @@ impl Reply {
                 Some("application/json"),
                 json(&value, pretty).into(),
             ),
+            Self::Written(bytes) => (StatusCode::OK, Some("application/json"), bytes),
             Self::Text(status, text) => (
                 status,
                 Some("text/plain; charset=utf-8"),
