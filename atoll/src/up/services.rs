@@ -7,7 +7,7 @@ use std::sync::Arc;
 use atoll_console::wire;
 use atoll_fleet::{BuildState, FleetStatus, ReplicaState, ReplicaStatus, ServiceStatus};
 use atoll_gateway::snapshot::Snapshot;
-use atoll_model::{Catalog, Instance, ServiceName};
+use atoll_model::{Catalog, Instance, ServiceName, is_front_label};
 
 use super::control::millis;
 use super::live::Live;
@@ -117,6 +117,7 @@ impl View {
     /// published at most 20 times a second.
     fn instance(&self, instance: &Instance, ours: bool) -> wire::Instance {
         let mut metadata = instance.metadata.clone();
+        metadata.retain(|key, _| !is_front_label(key));
         let pid = match ours {
             true => metadata.remove("pid").and_then(|pid| pid.parse().ok()),
             false => None,

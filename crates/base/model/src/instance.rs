@@ -32,6 +32,15 @@ pub struct Instance {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What begins the keys of metadata in which a protocol's front keeps what
+/// [`Instance`] has no field for. No user wrote them, so nobody else shows them.
+const FRONT_LABELS: [&str; 2] = ["consul.definition", "eureka."];
+
+/// Whether a key of [`Instance::metadata`] is a protocol's own business.
+pub fn is_front_label(key: &str) -> bool {
+    FRONT_LABELS.iter().any(|label| key.starts_with(label))
+}
+
 /// A host and a port; the host is an IP address or a name to look up.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
@@ -180,6 +189,19 @@ mod tests {
         assert!(shown("::1:80").contains("brackets"));
         assert!(shown("us ers:80").contains("neither an IP address nor a host name"));
         assert!(shown("users:0").contains("may not be 0"));
+    }
+
+    #[test]
+    fn labels_of_fronts_are_told_from_those_of_users() {
+        for (key, front) in [
+            ("eureka.vipAddress", true),
+            ("consul.definition", true),
+            ("eureka", false),
+            ("consul.team", false),
+            ("version", false),
+        ] {
+            assert_eq!(is_front_label(key), front, "{key}");
+        }
     }
 
     #[test]

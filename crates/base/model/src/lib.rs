@@ -17,5 +17,5 @@ pub use catalog::{Catalog, Revision};
 pub use check::{Check, Probe};
 pub use fault::{Fault, FaultKind};
 pub use health::Health;
-pub use instance::{Address, AddressError, Instance};
+pub use instance::{Address, AddressError, Instance, is_front_label};
 pub use name::{InstanceId, NameError, ServiceName};

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, ServiceName};
+use atoll_model::{
+    Address, Check, Health, Instance, InstanceId, Probe, ServiceName, is_front_label,
+};
 use atoll_registry::{CheckReport, Detail, Registration, Source};
 use serde_json::{Map, Value, json};
 
@@ -22,8 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const DEREGISTER_MIN: Duration = Duration::from_secs(60);
 /// What an instance without a port has for one; it takes no requests (weight 0).
 const NO_PORT: u16 = 1;
-/// Metadata of protocols, which is no user's.
-const HIDDEN: [&str; 3] = ["consul.", "eureka.", "dns."];
 
 /// A node as it is shown.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -443,7 +443,7 @@ fn parts(instance: &Instance) -> Parts {
         }
     }
     let meta = instance.metadata.iter();
-    let meta = meta.filter(|(key, _)| !HIDDEN.iter().any(|hidden| key.starts_with(hidden)));
+    let meta = meta.filter(|(key, _)| !is_front_label(key));
     Parts {
         id: shown_id(instance),
         name: shown_name(instance, &definition).to_owned(),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Address, Health, Instance};
+use atoll_model::{Address, Health, Instance, is_front_label};
 use atoll_registry::{Detail, Registration, Source};
 use serde_json::Value;
 
@@ -269,7 +269,7 @@ fn users_metadata(instance: &Instance) -> BTreeMap<String, String> {
     let pairs = instance.metadata.iter().filter_map(|(key, value)| {
         let key = match key.strip_prefix(USERS) {
             Some(rest) => format!("{PREFIX}{rest}"),
-            None if key.starts_with(PREFIX) => return None,
+            None if is_front_label(key) => return None,
             None => key.clone(),
         };
         Some((key, value.clone()))
