@@ -107,7 +107,8 @@ impl Picture {
     pub(crate) fn changes(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         if before.title.is_empty() && !self.title.is_empty() {
-            lines.push(self.headline(Paint { on: false }));
+            let (first, others) = self.headlines(Paint { on: false });
+            lines.push(format!("{first}  {others}").trim_end().to_owned());
         }
         for (service, build) in &self.builds {
             let known = before.builds.get(service);
@@ -189,7 +190,11 @@ impl Picture {
                 ]);
             }
         }
-        let mut lines = vec![String::new(), self.headline(paint)];
+        let (first, others) = self.headlines(paint);
+        let mut lines = vec![String::new(), first];
+        if !others.is_empty() {
+            lines.push(paint.dim(others));
+        }
         if table.is_empty() {
             lines
                 .push(paint.dim(
@@ -202,12 +207,24 @@ impl Picture {
         lines.into_iter().map(Row).collect()
     }
 
-    fn headline(&self, paint: Paint) -> String {
-        let mut line = format!("{} {}", paint.bold("atoll"), paint.bold(&self.title));
-        for (name, address) in &self.listeners {
-            line.push_str(&format!("  {name} {}", listener_url(name, address)));
+    /// The fleet with the listeners that a person begins with, and all others.
+    fn headlines(&self, paint: Paint) -> (String, String) {
+        let shown = |name: &str, address: &str| format!("{name} {}", listener_url(name, address));
+        let (mut first, mut others) = (vec![], vec![]);
+        for name in ["gateway", "console"] {
+            let address = self.listeners.get(name);
+            first.extend(address.map(|address| shown(name, address)));
         }
-        line
+        for (name, address) in &self.listeners {
+            if !matches!(&name[..], "gateway" | "console") {
+                others.push(shown(name, address));
+            }
+        }
+        first.insert(
+            0,
+            format!("{} {}", paint.bold("atoll"), paint.bold(&self.title)),
+        );
+        (first.join("  "), others.join("  "))
     }
 }
 
