@@ -4,7 +4,7 @@
 //! ```text
 //!        ┌────────────── keep-alive ───────────────┐
 //!        ▼                                         │
-//! idle (no buffer) ─▶ head ─▶ proxy::serve ─▶ response sent ─▶ linger ─▶ closed
+//! idle (no buffer) ─▶ head ─▶ proxy::serve ─▶ response sent ─▶ (linger) ─▶ closed
 //!        │              └─ malformed: answer, linger ┘
 //!        └─ HTTP/2 preface: h2.rs        └─ 101: tunnel.rs
 //! ```
@@ -15,7 +15,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -139,6 +139,7 @@ impl Http1 {
                 Incoming::Http2(read) => return Last::Http2(read),
             };
             match next {
+                Next::Done if self.is_through() => return Last::Closed,
                 Next::Done if self.close || !self.body.is_read() => return Last::Lingering,
                 Next::Done => {
                     self.ahead = self.body.take_rest();
@@ -299,6 +300,22 @@ impl Http1 {
         let head = std::mem::take(&mut self.head);
         let prefix = std::mem::take(&mut self.output.prefix);
         self.worker.keep_spares(head, prefix);
+    }
+
+    /// The client said that this request is its last (RFC 9112 §9.6), and nothing of
+    /// or after it is unread as far as the event loop knows, so that no reset can
+    /// overtake the response: closing needs no [`Http1::linger`]. A client that sends
+    /// on although it said that it would not can get that reset; nginx, too, lingers
+    /// only for what it has seen. When it is the gateway that ends the connection, the
+    /// next request may be on its way, and lingering it is.
+    fn is_through(&self) -> bool {
+        !self.head.keeps_alive()
+            && self.body.is_read()
+            && !self.body.has_rest()
+            && self
+                .stream
+                .poll_read_ready(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
     }
 
     /// Lets the client read the last response: closes our half, and swallows a

@@ -324,3 +324,30 @@ async fn a_client_that_ends_its_half_still_gets_its_answer() {
     assert!(field(&response.head, "connection").is_none());
     assert!(client.is_closed().await);
 }
+
+#[tokio::test]
+async fn the_last_response_survives_what_a_client_sends_behind_its_last_request() {
+    let (arrived, sent) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&arrived), Arc::clone(&sent));
+    let world = World::with(config(), move |mut conn: Conn| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            conn.head().await;
+            tell.notify_one();
+            wait.notified().await;
+            conn.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+            conn.rest().await;
+        }
+    })
+    .await;
+    let mut client = world.connect().await;
+    client.send(get("/", "Connection: close\r\n")).await;
+    arrived.notified().await;
+    // Closing a socket with this unread would reset the connection.
+    client.send("x".repeat(20_000)).await;
+    sent.notify_one();
+    let response = client.response().await;
+    assert_eq!(response.status, 204);
+    assert_eq!(response.field("connection"), Some("close"));
+    assert_eq!(client.stream.read(&mut [0]).await.unwrap(), 0);
+}
