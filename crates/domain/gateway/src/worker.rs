@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use atoll_runtime::{Clock, Random, Stop, local};
 use futures_util::FutureExt;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tracing::warn;
@@ -159,6 +160,7 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: std::net::TcpListener, sto
             return;
         }
     };
+    accept_without_delay(&listener);
     local::spawn(sweep(Rc::clone(&worker)));
     stop.unless(accept_all(&worker, &listener)).await;
     worker.draining.set(true);
@@ -178,6 +180,13 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: std::net::TcpListener, sto
         let connections = worker.open.get();
         warn!(connections, "cut off at the end of the drain time");
     }
+}
+
+/// Small responses must not wait for an acknowledgement. Accepted sockets have this
+/// from their listener, which saves a system call for each; nothing but speed is lost
+/// where it cannot be set.
+fn accept_without_delay(listener: &TcpListener) {
+    drop(SockRef::from(listener).set_tcp_nodelay(true));
 }
 
 async fn accept_all(worker: &Rc<Worker>, listener: &TcpListener) {
@@ -206,9 +215,6 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
             .rejected(Rejection::TooManyConnections);
         return;
     };
-    // Small responses must not wait for an acknowledgement. A socket that refuses
-    // is about to fail on its own.
-    drop(stream.set_nodelay(true));
     local::spawn(connection::run(Rc::clone(worker), stream, address, open));
 }
 
@@ -260,5 +266,20 @@ impl Drop for Open {
             worker.shared.leave_client(self.address.ip());
         }
         worker.closed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_send_small_responses_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        accept_without_delay(&listener);
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(connect, listener.accept());
+        let (accepted, _) = accepted.unwrap();
+        assert!(accepted.nodelay().unwrap());
     }
 }
