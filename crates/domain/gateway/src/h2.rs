@@ -50,6 +50,11 @@ const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// within the time for progress.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
+/// Kept out of the compression table (RFC 7541 §6.2.3): no value comes twice, so each
+/// would only drive out what does come again, and h2 compares each with all those
+/// before it that the table still holds.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Serves a connection of which `read` came already.
 pub(crate) async fn run(worker: Rc<Worker>, stream: TcpStream, peer: Peer, read: Vec<u8>) {
     let limits = worker.limits();
@@ -399,7 +404,8 @@ impl Client for Http2 {
             |name, value| {
                 // Both were checked when they were read.
                 let name = HeaderName::from_bytes(name);
-                if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+                if let (Ok(name), Ok(mut value)) = (name, HeaderValue::from_bytes(value)) {
+                    value.set_sensitive(name == REQUEST_ID);
                     fields.append(name, value);
                 }
             },
@@ -418,7 +424,8 @@ impl Client for Http2 {
             ("x-request-id", request_id.to_owned()),
         ];
         for (name, value) in answer.fields.iter().chain(&own) {
-            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            if let Ok(mut value) = HeaderValue::from_bytes(value.as_bytes()) {
+                value.set_sensitive(*name == REQUEST_ID);
                 fields.append(*name, value);
             }
         }

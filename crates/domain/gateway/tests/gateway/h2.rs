@@ -606,3 +606,45 @@ async fn a_preface_that_does_not_end_is_no_request() {
     client.send("PRI * HTTP/2.0\r\n\r\nS").await;
     assert_eq!(client.response().await.status, 408);
 }
+
+/// How the fields of a block are written (RFC 7541 §6), as long as all its numbers are
+/// short: `i` by a number alone, `+` put into the table, `!` never to be put into one.
+fn forms(mut block: &[u8]) -> String {
+    let mut forms = String::new();
+    while let [first, rest @ ..] = block {
+        let (form, named) = match first {
+            0x80.. => ('i', None),
+            0x40.. => ('+', Some(first & 0x3f)),
+            0x20.. => panic!("the table's size changes"),
+            0x10.. => ('!', Some(first & 0x0f)),
+            _ => ('-', Some(first & 0x0f)),
+        };
+        let strings = named.map_or(0, |name| if name == 0 { 2 } else { 1 });
+        block = (0..strings).fold(rest, |rest, _| &rest[1 + usize::from(rest[0] & 0x7f)..]);
+        forms.push(form);
+    }
+    forms
+}
+
+#[tokio::test]
+async fn request_ids_do_not_crowd_the_compression_table() {
+    let world = World::with(config(), always("HTTP/1.1 204 No Content\r\n\r\n")).await;
+    let mut client = world.connect().await;
+    client.send(PREFACE).await;
+    client.send(frame(4, 0, 0, &[])).await;
+    let mut heads = Vec::new();
+    for stream in [1, 3, 5] {
+        client.send(frame(1, 5, stream, GET)).await;
+        let block = loop {
+            let head = client.take(9).await;
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let payload = client.take(length).await;
+            if head[3] == 1 {
+                break payload;
+            }
+        };
+        heads.push(forms(&block));
+    }
+    // Status, `Via`, `X-Request-Id`; what comes again is a number from the second on.
+    assert_eq!(heads, ["i+!", "ii!", "ii!"]);
+}
