@@ -22,7 +22,7 @@ use std::time::Duration;
 use atoll_runtime::local;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -581,14 +581,8 @@ impl http_body::Body for ResponseBody {
         slot.end && slot.data.is_none() && slot.trailers.is_none()
     }
 
-    fn size_hint(&self) -> SizeHint {
-        let slot = self.slot.borrow();
-        match (&slot.data, slot.end) {
-            (Some(data), true) => SizeHint::with_exact(data.len() as u64),
-            (None, true) => SizeHint::with_exact(0),
-            (_, false) => SizeHint::default(),
-        }
-    }
+    // No size hint: `Content-Length` is set with the head where it is known, and hyper
+    // would look for it again in the map of fields, which it enlarges to do so.
 }
 
 impl Drop for ResponseBody {
