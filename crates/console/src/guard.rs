@@ -5,9 +5,9 @@
 //! from it, by a cross-site form it could write to it. So the `Host` must be a name of
 //! this machine's loopback and a browser's `Origin`, when there is one, the same.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use atoll_net::guard::{is_loopback, same_secret};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -50,19 +50,10 @@ fn token_refused(token: &str, headers: &HeaderMap) -> Option<(StatusCode, &'stat
     let given = given
         .and_then(|value| value.strip_prefix("Bearer "))
         .unwrap_or_default();
-    (!same(given.as_bytes(), token.as_bytes())).then_some((
+    (!same_secret(given.as_bytes(), token.as_bytes())).then_some((
         StatusCode::UNAUTHORIZED,
         "send the admin token as `Authorization: Bearer TOKEN`",
     ))
-}
-
-/// Compares in a time that does not depend on where the two differ.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let differing = given
-        .iter()
-        .zip(wanted)
-        .fold(0, |all, (a, b)| all | (a ^ b));
-    given.len() == wanted.len() && std::hint::black_box(differing) == 0
 }
 
 fn stranger_refused(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
@@ -84,13 +75,4 @@ fn stranger_refused(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
         StatusCode::FORBIDDEN,
         "requests from other web pages are refused",
     ))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod client;
+pub mod guard;
 pub mod listen;
 pub mod serve;
 

@@ -5,8 +5,7 @@
 //! So `Host` must be a name of this machine's loopback, and a browser's `Origin`, when
 //! there is one, the same. Consul's clients send no `Origin`.
 
-use std::net::IpAddr;
-
+use atoll_net::guard::{is_loopback, same_secret};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
 
@@ -39,16 +38,9 @@ fn token_refused(token: &str, query: &Query, headers: &HeaderMap) -> Option<&'st
     let given = query.get("token").or(header("x-consul-token")).or(bearer);
     match given.unwrap_or_default() {
         "" => Some("Permission denied: Atoll's admin_token is needed as the token"),
-        given if same(given.as_bytes(), token.as_bytes()) => None,
+        given if same_secret(given.as_bytes(), token.as_bytes()) => None,
         _ => Some("ACL not found"),
     }
-}
-
-/// Compares in a time that does not depend on where the two differ.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let bytes = given.iter().zip(wanted);
-    let differing = bytes.fold(0, |all, (a, b)| all | (a ^ b));
-    given.len() == wanted.len() && std::hint::black_box(differing) == 0
 }
 
 fn stranger_refused(headers: &HeaderMap) -> Option<&'static str> {
@@ -63,15 +55,6 @@ fn stranger_refused(headers: &HeaderMap) -> Option<&'static str> {
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     (authority != Some(host))
         .then_some("Permission denied: requests of other web pages are refused")
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use atoll_net::guard::same_secret;
 use atoll_registry::Registry;
 use atoll_runtime::Clock;
 use bytes::Bytes;
@@ -117,7 +118,7 @@ impl Front {
         let wanted = self.settings.write_token.as_deref()?;
         let given = headers.get(AUTHORIZATION).and_then(|it| it.to_str().ok());
         let given = given.and_then(secret).unwrap_or_default();
-        (!same(&given, wanted.as_bytes())).then_some(StatusCode::UNAUTHORIZED)
+        (!same_secret(&given, wanted.as_bytes())).then_some(StatusCode::UNAUTHORIZED)
     }
 
     async fn answer(&self, ask: &Ask) -> Result<Answer, Answer> {
@@ -296,11 +297,4 @@ fn base64(text: &str) -> Option<Vec<u8>> {
         }
     }
     Some(bytes)
-}
-
-/// Compares in a time that does not depend on where the two differ.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let pairs = given.iter().zip(wanted);
-    let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));
-    given.len() == wanted.len() && std::hint::black_box(differing) == 0
 }
