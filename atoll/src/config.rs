@@ -400,6 +400,20 @@ fn admin_token(cx: &Context<'_>, node: &Node) -> Option<Secret> {
 }
 
 impl Loaded {
+    /// What stands in `atoll check`'s summary: `2 services, 3 routes`.
+    pub fn summary(&self) -> String {
+        let count = |count: usize, one: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {one}s"),
+        };
+        let services = self.workloads.len() + self.external.len();
+        format!(
+            "{}, {}",
+            count(services, "service"),
+            count(self.gateway.routes.len(), "route")
+        )
+    }
+
     /// What changed since `old` that only a restart brings into effect, by key.
     pub fn restart_needed(&self, old: &Self) -> Vec<String> {
         let changed = [

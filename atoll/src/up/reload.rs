@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::live::{Live, ReloadRequest};
 use super::screen::Screen;
-use crate::config::{self, External, Loaded};
+use crate::config::{self, External};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -266,22 +266,6 @@ impl Prints {
             paths
                 .map(|path| (path.as_ref().to_owned(), print(path.as_ref())))
                 .collect(),
-        )
-    }
-}
-
-impl Loaded {
-    /// What stands in `atoll check`'s summary: `2 services, 3 routes`.
-    pub fn summary(&self) -> String {
-        let count = |count: usize, one: &str| match count {
-            1 => format!("1 {one}"),
-            count => format!("{count} {one}s"),
-        };
-        let services = self.workloads.len() + self.external.len();
-        format!(
-            "{}, {}",
-            count(services, "service"),
-            count(self.gateway.routes.len(), "route")
         )
     }
 }
