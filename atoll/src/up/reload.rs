@@ -43,6 +43,8 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     pub(crate) async fn run(mut self, stop: Stop) {
+        // What the files were before they were last read, so that one that changes
+        // meanwhile is read again.
         let mut seen = Prints::of(&self.live.loaded().watched);
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,25 +52,34 @@ impl Reloader {
             tokio::select! {
                 () = stop.requested() => return,
                 Some(done) = self.requests.recv() => {
+                    seen = self.look();
                     let outcome = self.reload().await;
                     // Whoever asked may have gone.
                     drop(done.send(outcome));
                 }
-                Some(()) = self.hangups.recv() => drop(self.reload().await),
+                Some(()) = self.hangups.recv() => {
+                    seen = self.look();
+                    drop(self.reload().await);
+                }
                 _ = looks.tick() => {
-                    let now = Prints::of(&self.live.loaded().watched);
+                    let now = self.look();
                     if now == seen {
                         continue;
                     }
-                    if stop.unless(settle(now)).await.is_none() {
-                        return;
+                    match stop.unless(settle(now)).await {
+                        Some(settled) => seen = settled,
+                        None => return,
                     }
                     drop(self.reload().await);
                 }
             }
-            // Also what an outright reload has read, so that it is not read twice.
-            seen = Prints::of(&self.live.loaded().watched);
+            // The new file may name others.
+            seen.watch(&self.live.loaded().watched);
         }
+    }
+
+    fn look(&self) -> Prints {
+        Prints::of(&self.live.loaded().watched)
     }
 
     /// Reads the file again and takes it over; says and remembers what became of it.
@@ -224,16 +235,17 @@ fn registrations(list: &[External]) -> BTreeMap<(ServiceName, InstanceId), Regis
     all
 }
 
-/// Waits until the files have stopped changing.
-async fn settle(mut last: Prints) {
+/// Waits until the files have stopped changing, and gives what they are then.
+async fn settle(mut last: Prints) -> Prints {
     for _ in 0..SETTLE_LOOKS_MAX {
         tokio::time::sleep(SETTLED_AFTER).await;
         let now = Prints::of(last.0.keys());
         if now == last {
-            return;
+            break;
         }
         last = now;
     }
+    last
 }
 
 /// What `stat` says of each file that is watched; `None` of one that is not there.
@@ -250,6 +262,18 @@ struct Print {
 }
 
 impl Prints {
+    /// Watches these files from now on, and what is known of those that were watched
+    /// before stays.
+    fn watch(&mut self, paths: &[PathBuf]) {
+        let mut now = Self::of(paths);
+        for (path, print) in &mut now.0 {
+            if let Some(known) = self.0.remove(path) {
+                *print = known;
+            }
+        }
+        *self = now;
+    }
+
     fn of<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Self {
         let print = |path: &Path| {
             let data = std::fs::metadata(path).ok()?;
@@ -267,5 +291,25 @@ impl Prints {
                 .map(|path| (path.as_ref().to_owned(), print(path.as_ref())))
                 .collect(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changed_while_it_was_read_still_counts_as_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("atoll.yaml"), folder.path().join(".env"));
+        std::fs::write(&file, "before").unwrap();
+        let mut seen = Prints::of([&file]);
+        std::fs::write(&file, "changed, and longer").unwrap();
+        seen.watch(&[file.clone(), other.clone()]);
+        assert!(seen != Prints::of([&file, &other]));
+        // Nothing else changed: once read again, there is nothing to do.
+        seen = Prints::of([&file, &other]);
+        seen.watch(std::slice::from_ref(&file));
+        assert!(seen == Prints::of([&file]));
     }
 }
