@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_model::Revision;
+use tokio::sync::watch;
 
 use crate::{
     Key, KeyValue, Lease, LeaseId, LeaseState, Op, Span, StoreError, Txn, TxnReply, Value, Watch,
@@ -35,6 +36,22 @@ pub trait Backend: Send + Sync + 'static {
     fn lease(&self, lease: LeaseId) -> Answer<'_, LeaseState>;
     /// See [`Store::leases`].
     fn leases(&self) -> Answer<'_, Vec<LeaseId>>;
+    /// See [`Store::standing`].
+    fn standing(&self) -> watch::Receiver<Standing>;
+}
+
+/// Whether the store can be had at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It answers.
+    Ready,
+    /// It does not: writes fail, and what was read of it may be out of date.
+    Away {
+        /// Since when, by the clock of the task tree.
+        since: Instant,
+        /// For a person: which machine, and what it said.
+        why: String,
+    },
 }
 
 /// What to read.
@@ -212,6 +229,12 @@ impl Store {
     /// [`StoreError::Closed`], [`StoreError::Unavailable`].
     pub async fn leases(&self) -> Result<Vec<LeaseId>, StoreError> {
         self.0.leases().await
+    }
+
+    /// Whether the store can be had, and each change of it. The embedded store is
+    /// always [`Standing::Ready`]; that of another machine is looked at all the time.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.0.standing()
     }
 }
 

@@ -29,8 +29,8 @@ use self::leases::Leases;
 use self::owner::{Owner, Reply, Request};
 use self::state::State;
 use crate::{
-    Answer, Backend, Changes, Lease, LeaseId, LeaseState, Range, Snapshot, Span, Store, StoreError,
-    Txn, TxnReply, Watch, WatchSource,
+    Answer, Backend, Changes, Lease, LeaseId, LeaseState, Range, Snapshot, Span, Standing, Store,
+    StoreError, Txn, TxnReply, Watch, WatchSource,
 };
 
 /// Requests that may wait for the owner; more writers than that wait to ask. At
@@ -128,6 +128,7 @@ fn start(disk: Option<Disk>, loaded: Loaded, options: Options, tasks: &Tasks) ->
         shared,
         requests: send,
         revision,
+        standing: watch::Sender::new(Standing::Ready),
     })
 }
 
@@ -143,6 +144,8 @@ struct Embedded {
     requests: mpsc::Sender<Request>,
     /// The last revision that can be read; closed when the owner has ended.
     revision: watch::Receiver<Revision>,
+    /// Never changes; kept, so that waiting for a change does not fail.
+    standing: watch::Sender<Standing>,
 }
 
 // Nothing that is done under these locks can leave them half-changed but a bug that
@@ -257,6 +260,10 @@ impl Backend for Embedded {
             self.check_open()?;
             Ok(self.shared.leases().ids())
         })
+    }
+
+    fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 }
 

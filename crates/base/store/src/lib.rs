@@ -18,7 +18,7 @@ pub mod suite;
 mod txn;
 mod watch;
 
-pub use backend::{Answer, Backend, Range, Snapshot, Store};
+pub use backend::{Answer, Backend, Range, Snapshot, Standing, Store};
 pub use error::StoreError;
 pub use key::{Key, KeyValue, Span, Value};
 pub use lease::{Lease, LeaseId, LeaseState};

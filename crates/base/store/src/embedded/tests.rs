@@ -75,6 +75,16 @@ async fn everything_is_as_before_after_a_restart() {
     stop(tasks).await;
 }
 
+#[tokio::test]
+async fn the_store_of_this_process_is_always_ready() {
+    let tasks = tree();
+    let store = in_memory(Options::default(), &tasks);
+    let mut standing = store.standing();
+    assert_eq!(*standing.borrow_and_update(), Standing::Ready);
+    assert!(!standing.has_changed().unwrap(), "waiting must not fail");
+    stop(tasks).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_a_lease_has_its_whole_time_and_the_grace() {
     let dir = tempfile::tempdir().unwrap();
