@@ -45,6 +45,15 @@ pub enum RegistryError {
     /// It is known, but would not survive a restart of Atoll.
     #[error("not written to disk: {0}")]
     NotDurable(JournalError),
+    /// The store that other processes share is away; reading goes on.
+    #[error("the store is away: nothing can be registered or changed until it is back; try again")]
+    Away,
+    /// Another process of Atoll changed the same instance at the same time.
+    #[error("another Atoll changed `{key}` at the same time; try again")]
+    Raced {
+        /// The registry's key of it.
+        key: String,
+    },
     /// Atoll is stopping.
     #[error("the registry is stopping")]
     Closed,
@@ -65,7 +74,10 @@ impl From<RegistryError> for Fault {
             RegistryError::Owned { .. } => FaultKind::Conflict,
             RegistryError::Invalid { .. } => FaultKind::Invalid,
             RegistryError::Full { .. } => FaultKind::Exhausted,
-            RegistryError::NotDurable(_) | RegistryError::Closed => FaultKind::Unavailable,
+            RegistryError::NotDurable(_)
+            | RegistryError::Away
+            | RegistryError::Raced { .. }
+            | RegistryError::Closed => FaultKind::Unavailable,
         };
         Self::new(kind, error.to_string())
     }

@@ -20,6 +20,7 @@ mod registration;
 mod registry;
 mod report;
 mod schedule;
+mod shared;
 mod state;
 mod stored;
 mod verdict;

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use atoll_model::{Check, Health, Instance, Probe};
 
+use crate::state::shared::Tie;
+use crate::stored::Restored;
 use crate::verdict::Verdict;
 use crate::{Outcome, Registration, Source};
 
 /// Bytes of a check's output that are kept.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 4096;
 /// Bytes of a note: a line of a table.
-const NOTE_BYTES_MAX: usize = 200;
+pub(crate) const NOTE_BYTES_MAX: usize = 200;
 
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -39,6 +41,8 @@ pub(crate) struct Record {
     /// Why it is out for maintenance; it is critical then.
     pub(crate) maintenance: Option<String>,
     pub(crate) times: Times,
+    /// Whose it is in a store that is shared, and how it stands there.
+    pub(crate) tie: Option<Box<Tie>>,
 }
 
 /// When what happened to an instance.
@@ -110,7 +114,43 @@ impl Record {
                 up: None,
             },
             maintenance: None,
+            tie: None,
         };
+        record.refresh(now);
+        record
+    }
+
+    /// A record as it was kept: with its last health, and with at least the grace
+    /// period to renew and to speak.
+    pub(crate) fn restored(restored: Restored, stamp: u64, grace: Duration, now: Instant) -> Self {
+        let Restored {
+            registration,
+            health,
+            checks,
+            words,
+            mark: _,
+        } = restored;
+        let mut record = Self::new(registration, stamp, now);
+        // Draining is never what a check said; it is told by the words.
+        let standing = match health {
+            Health::Draining => Health::Starting,
+            standing => standing,
+        };
+        for (checked, (health, output)) in record.checks.iter_mut().zip(checks) {
+            let verdict = Verdict::restored(health.unwrap_or(standing), now);
+            *checked = Checked::new(checked.check.clone(), verdict);
+            checked.say(&output);
+            // As with leases: whoever speaks could not while we were down.
+            checked.believed = checked.believed.map(|until| until.max(now + grace));
+        }
+        record.own = words.own;
+        record.forced = words.forced;
+        record.protest = words.protest;
+        record.draining = words.draining;
+        record.maintenance = words.maintenance;
+        record.deadline = record.lease.map(|lease| now + lease.max(grace));
+        // So that what is said of its health is taken in with it.
+        Arc::make_mut(&mut record.instance).health = Health::Starting;
         record.refresh(now);
         record
     }
@@ -147,7 +187,7 @@ impl Record {
 
     /// Whether its lease is one that self-preservation may stretch.
     pub(crate) fn is_patient(&self) -> bool {
-        self.patient && self.lease.is_some()
+        self.patient && self.lease.is_some() && self.is_ours()
     }
 
     /// The lease begins anew.

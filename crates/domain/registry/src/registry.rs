@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use atoll_model::{Catalog, Health, Instance, InstanceId, Revision, ServiceName};
 use atoll_runtime::{Random, Tasks};
+use atoll_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::owner::{Command, EVENTS_MAX, Owner};
+use crate::shared::member::Membership;
+use crate::shared::{Link, NEWS_MAX, feed};
 use crate::state::{Event, Said, State};
 use crate::writer::Batch;
 use crate::{
-    Change, Detail, Entry, Journal, Preservation, Registration, RegistryError, SelfPreservation,
-    Source, Touched, Watch, Word,
+    Change, Detail, Journal, JournalError, Preservation, Registration, RegistryError,
+    SelfPreservation, Source, Touched, Watch, Word,
 };
-use crate::{probe, stored, writer};
+use crate::{probe, shared, stored, writer};
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +81,7 @@ impl Registry {
             warn!(entry, "registration cannot be read, left out");
         }
         let group = tasks.group("registry");
-        let clock = group.clock().clone();
-        let now = clock.now();
+        let now = group.clock().now();
         let probes_max = settings.probes_max.max(1);
         let settings = Settings {
             probes_max,
@@ -91,20 +93,75 @@ impl Registry {
             state.restore(instance, now);
         }
         // The new ceiling must be on disk before a revision above the old is shown.
-        let entries: Vec<Entry> = state.take_effects().entries;
+        let entries = state.take_effects().entries.into_iter();
+        let entries = entries.map(|owed| owed.entry);
         journal
-            .write(entries)
+            .write(entries.collect())
             .await
             .map_err(RegistryError::NotDurable)?;
         if let Some(catalog) = state.publish() {
             debug_assert!(catalog.revision > loaded.ceiling);
         }
 
-        let (commands, inbox) = mpsc::channel(EVENTS_MAX);
-        let (questions, asked) = mpsc::channel(probes_max);
         // One batch under way; the owner merges what comes meanwhile.
         let (batches, written) = mpsc::channel::<Batch>(1);
+        drop(group.once("writer", writer::run(journal, written)));
+        Ok(Self::start(&group, state, batches, None))
+    }
+
+    /// Opens a registry over a store that other processes of Atoll share, each with
+    /// registrations of its own: what one takes in all of them have. `store` must
+    /// outlive the registry: open it in a group of tasks that was made before.
+    ///
+    /// While the store is away, reading goes on, and clients' registrations are refused
+    /// ([`RegistryError::Away`]). The catalogue's revisions are the store's.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotDurable`] when the store can be neither read nor written.
+    pub async fn open_shared(
+        store: Store,
+        tasks: &Tasks,
+        settings: Settings,
+    ) -> Result<Self, RegistryError> {
+        let failed = |error: StoreError| RegistryError::NotDurable(JournalError(error.to_string()));
+        let mut random = Random::from_entropy();
+        let member = Membership::join(store.clone(), &mut random);
+        let member = member.await.map_err(failed)?;
+        let (revision, all) = feed::read(&store).await.map_err(failed)?;
+        let group = tasks.group("registry");
+        let now = group.clock().now();
+        let settings = Settings {
+            probes_max: settings.probes_max.max(1),
+            ..settings
+        };
+        // The one below, so that what is there counts as news.
+        let floor = Revision(revision.0.saturating_sub(1));
+        let mut state = State::new(settings, floor, random, now);
+        state.share(Arc::clone(&member.name), floor);
+        state.take_in_all(revision, all, now);
+        drop(state.publish());
+        info!(member = %member.name, revision = revision.0, "shared registry opened");
+
+        let (news, heard) = mpsc::channel(NEWS_MAX);
+        let (batches, written) = mpsc::channel::<Batch>(1);
+        let link = Link::new(heard, member.key.clone());
+        let stop = group.stop_signal();
+        drop(group.once("feed", feed::run(store, revision, news.clone(), stop)));
+        drop(group.once("member", Arc::clone(&member).live(group.stop_signal())));
+        drop(group.once("writer", shared::writer::run(member, written, news)));
+        Ok(Self::start(&group, state, batches, Some(link)))
+    }
+
+    fn start(
+        group: &Tasks,
+        state: State,
+        batches: mpsc::Sender<Batch>,
+        link: Option<Link>,
+    ) -> Self {
+        let (commands, inbox) = mpsc::channel(EVENTS_MAX);
+        let (questions, asked) = mpsc::channel(state.probes_max());
         let (publisher, catalog) = watch::channel(Arc::clone(state.catalog()));
+        let clock = group.clock().clone();
         let owner = Owner {
             state,
             commands: inbox,
@@ -112,12 +169,12 @@ impl Registry {
             questions,
             batches,
             clock: clock.clone(),
+            link,
         };
-        drop(group.once("writer", writer::run(journal, written)));
         let (answers, stop) = (commands.clone(), group.stop_signal());
         drop(group.once("probe", probe::run(asked, answers, clock, stop)));
         drop(group.once("owner", owner.run(group.stop_signal())));
-        Ok(Self { commands, catalog })
+        Self { commands, catalog }
     }
 
     /// Registers an instance, or replaces its registration; with nothing new in it,

@@ -37,6 +37,9 @@ pub struct Detail {
     pub up: Option<Duration>,
     /// Why it is out for maintenance, if it is.
     pub maintenance: Option<String>,
+    /// Whether it is this process that watches its lease and asks its checks, and not
+    /// another that shares the store.
+    pub cared_for: bool,
     /// Its checks, in the order of the registration.
     pub checks: Vec<CheckReport>,
 }
@@ -105,6 +108,7 @@ impl Detail {
             changed: now.saturating_duration_since(record.times.changed),
             up: (record.times.up).map(|up| now.saturating_duration_since(up)),
             maintenance: record.maintenance.clone(),
+            cared_for: record.is_ours(),
             checks: checks.collect(),
         }
     }

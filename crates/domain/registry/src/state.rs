@@ -20,11 +20,10 @@ use crate::preservation::Preserver;
 use crate::recent::Recent;
 use crate::record::{Answered, Checked, Own, Record};
 use crate::schedule::{Schedule, Target};
+use crate::state::shared::{Owed, Shared};
 use crate::stored::{self, Restored};
 use crate::verdict::Verdict;
-use crate::{
-    Change, Detail, Entry, Outcome, Preservation, Registration, RegistryError, Settings, Source,
-};
+use crate::{Change, Detail, Outcome, Preservation, Registration, RegistryError, Settings, Source};
 
 /// Revisions that are reserved on disk at a time, so that a restart goes on above
 /// every revision that was ever shown, without a write for each.
@@ -38,7 +37,7 @@ const TIDY_LEAST: usize = 1024;
 const STALL: Duration = Duration::from_secs(5);
 
 /// What happens to the registry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
     Register(Box<Registration>),
     Renew {
@@ -69,7 +68,7 @@ pub(crate) enum Event {
 }
 
 /// What somebody says of a check that nobody asks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Said {
     pub(crate) service: ServiceName,
     pub(crate) id: InstanceId,
@@ -121,7 +120,7 @@ pub(crate) struct Question {
 }
 
 /// What came of a [`Question`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) target: Target,
     pub(crate) outcome: Outcome,
@@ -132,7 +131,7 @@ pub(crate) struct Answer {
 /// What the world has to do after some steps.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Owed>,
     pub(crate) questions: Vec<Question>,
 }
 
@@ -167,6 +166,8 @@ pub(crate) struct State {
     /// Nothing is expired before this instant.
     mercy: Instant,
     effects: Effects,
+    /// With whom the store is shared, if it is.
+    shared: Option<Shared>,
 }
 
 /// An entry in the queue of deadlines. A renewal does not move it: when its time
@@ -205,6 +206,7 @@ impl State {
             planned: None,
             mercy: now,
             effects: Effects::default(),
+            shared: None,
             settings,
         };
         state.reserve_revisions();
@@ -214,48 +216,29 @@ impl State {
     /// Takes in an instance that was registered before a restart: with its last
     /// health, to be asked again soon, and with at least the grace period to renew.
     pub(crate) fn restore(&mut self, restored: Restored, now: Instant) {
-        let Restored {
-            registration,
-            health,
-            told,
-            words,
-        } = restored;
-        let mut record = Record::new(registration, self.next_stamp(), now);
-        // Draining is never what a check said; it is told by the words.
-        let standing = match health {
-            Health::Draining => Health::Starting,
-            standing => standing,
-        };
-        for (checked, told) in record.checks.iter_mut().zip(told) {
-            let verdict = Verdict::restored(told.unwrap_or(standing), now);
-            *checked = Checked::new(checked.check.clone(), verdict);
-            // As with leases: whoever speaks could not while we were down.
-            let grace = now + self.settings.grace;
-            checked.believed = checked.believed.map(|until| until.max(grace));
-        }
-        record.own = words.own;
-        record.forced = words.forced;
-        record.protest = words.protest;
-        record.draining = words.draining;
-        record.maintenance = words.maintenance;
-        record.deadline = record
-            .lease
-            .map(|lease| now + lease.max(self.settings.grace));
-        record.refresh(now);
+        let stamp = self.next_stamp();
+        let grace = self.settings.grace;
+        let mut record = Record::restored(restored, stamp, grace, now);
+        self.arm(&mut record, now);
+        self.insert(record);
+    }
+
+    /// Sees to it that a restored record's checks are asked.
+    fn arm(&mut self, record: &mut Record, now: Instant) {
         for index in 0..record.checks.len() {
-            let target = target_of(&record, index);
+            let target = target_of(record, index);
             let checked = &mut record.checks[index];
             self.deadlines.arm(target.clone(), checked);
             if checked.is_asked() {
                 self.schedule.restored(target, &checked.check, now);
             }
         }
-        self.insert(record);
     }
 
     /// Takes one event in.
     pub(crate) fn step(&mut self, event: Event, now: Instant) -> Result<(), RegistryError> {
         self.now = now;
+        self.prepare(&event, now)?;
         match event {
             Event::Register(registration) => self.register(*registration, now),
             Event::Renew { service, id } => self.renew(service, id, now),
@@ -287,6 +270,7 @@ impl State {
                 self.expire(now);
                 self.lapse(now);
                 self.ask(now);
+                self.adopt_in_time(now);
                 Ok(())
             }
         }
@@ -299,12 +283,8 @@ impl State {
 
     /// A catalogue with all changes since the last; `None` when there are none.
     pub(crate) fn publish(&mut self) -> Option<Arc<Catalog>> {
-        if self.changed.is_empty() {
-            return None;
-        }
-        let revision = self.revision();
+        let (revision, changed) = self.showable()?;
         let mut services = self.catalog.services.clone();
-        let changed = std::mem::take(&mut self.changed);
         let touched: BTreeSet<&ServiceName> = changed.iter().map(|(service, _)| service).collect();
         for service in touched {
             match self.services.get(service) {
@@ -327,7 +307,7 @@ impl State {
             self.history.push(revision, change);
         }
         self.catalog = Arc::new(Catalog { revision, services });
-        if revision.0 + REVISIONS_RESERVED / 2 > self.ceiling.0 {
+        if self.shared.is_none() && revision.0 + REVISIONS_RESERVED / 2 > self.ceiling.0 {
             self.reserve_revisions();
         }
         Some(Arc::clone(&self.catalog))
@@ -351,8 +331,14 @@ impl State {
         let held = self.preserver.next_due().map(|due| due.max(self.mercy));
         let deadline = self.deadlines.next_due().map(|due| due.max(self.mercy));
         let timed = lease.into_iter().chain(check).chain(held).chain(deadline);
+        let timed = timed.chain(self.adopt_due());
         self.planned = timed.min();
         self.planned
+    }
+
+    /// Questions that may be out at the same time.
+    pub(crate) fn probes_max(&self) -> usize {
+        self.settings.probes_max
     }
 
     pub(crate) fn catalog(&self) -> &Arc<Catalog> {
@@ -402,6 +388,9 @@ impl State {
         id: InstanceId,
         now: Instant,
     ) -> Result<(), RegistryError> {
+        if !find(&mut self.services, &service, &id)?.is_ours() {
+            self.take_over(&service, &id, Duration::ZERO, now);
+        }
         let record = find(&mut self.services, &service, &id)?;
         record.renew(now);
         // It had lapsed and was kept all the same: back into the queue.
@@ -437,13 +426,14 @@ impl State {
             let (service, id) = (registration.service, registration.id);
             return self.renew(service, id, now);
         }
-        if known.source == Source::Client && registration.source != Source::Client {
-            self.effects.entries.push(stored::forget(&known.instance));
+        if registration.source != Source::Client {
+            self.effects.forget(&mut self.shared, known);
         }
         let carried = carried_checks(known, &registration, now);
         self.stamp += 1;
         let mut record = Record::new(registration, self.stamp, now);
         record.succeed(known);
+        record.tie = known.tie.take();
         if let Some(checks) = carried {
             record.checks = checks;
         }
@@ -470,9 +460,10 @@ impl State {
                     .again(target, &checked.check, health, now, false);
             }
         }
-        if record.source == Source::Client {
-            self.effects.entries.push(stored::keep(&record));
+        if record.source != Source::Client {
+            record.tie = None;
         }
+        self.effects.keep(&mut self.shared, &mut record);
         self.insert(record);
         self.tidy();
     }
@@ -523,22 +514,24 @@ impl State {
         self.changed.insert((service, id));
     }
 
+    /// Removes an instance, and from what is kept.
     fn remove(&mut self, service: &ServiceName, id: &InstanceId) {
-        let Some(siblings) = self.services.get_mut(service) else {
-            return;
-        };
-        let Some(record) = siblings.remove(id) else {
-            return;
-        };
+        if let Some(record) = self.take_out(service, id) {
+            self.effects.forget(&mut self.shared, &record);
+        }
+    }
+
+    /// Removes an instance from what is known.
+    fn take_out(&mut self, service: &ServiceName, id: &InstanceId) -> Option<Record> {
+        let siblings = self.services.get_mut(service)?;
+        let record = siblings.remove(id)?;
         if siblings.is_empty() {
             self.services.remove(service);
         }
         self.count -= 1;
         self.preserver.leave(record.is_patient(), service, id);
-        if record.source == Source::Client {
-            self.effects.entries.push(stored::forget(&record.instance));
-        }
         self.changed.insert((service.clone(), id.clone()));
+        Some(record)
     }
 
     /// Changes what is said of an instance and brings its health up to date.
@@ -553,9 +546,7 @@ impl State {
         if record.refresh(self.now) {
             self.changed.insert((service.clone(), id.clone()));
         }
-        if record.source == Source::Client {
-            self.effects.entries.push(stored::keep(record));
-        }
+        self.effects.keep(&mut self.shared, record);
         Ok(())
     }
 
@@ -601,9 +592,7 @@ impl State {
         // One of several checks may change without making the whole better or worse;
         // who watches the checks is told all the same.
         self.changed.insert((service.clone(), id.clone()));
-        if record.source == Source::Client {
-            self.effects.entries.push(stored::keep(record));
-        }
+        self.effects.keep(&mut self.shared, record);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -615,7 +604,7 @@ impl State {
         }
         // Time that was lost once is forgiven once.
         self.planned = None;
-        if now < self.mercy {
+        if now < self.mercy || self.is_away() {
             return;
         }
         while self
@@ -688,7 +677,12 @@ impl State {
 
     fn reserve_revisions(&mut self) {
         self.ceiling = Revision(self.catalog.revision.0 + REVISIONS_RESERVED);
-        self.effects.entries.push(stored::ceiling(self.ceiling));
+        self.effects.entries.push(Owed {
+            entry: stored::ceiling(self.ceiling),
+            base: Revision(0),
+            guarded: false,
+            write: 0,
+        });
     }
 }
 
@@ -784,6 +778,7 @@ fn carried_checks(
     Some(checks.collect())
 }
 
+pub(crate) mod shared;
 mod told;
 
 #[cfg(test)]

@@ -5,18 +5,20 @@
 //! Fields may be added with a default; a key is never given another meaning.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Checked, Own, Record};
+use crate::record::{Checked, NOTE_BYTES_MAX, Own, Record, cut};
 use crate::{Entry, Kept, Registration, Source};
 
 /// What all of the registry's keys begin with.
 pub(crate) const PREFIX: &str = "registry/";
 const INSTANCES: &str = "registry/instances/";
 const REVISIONS: &str = "registry/revisions";
+const MEMBERS: &str = "registry/members/";
 
 /// One instance as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ struct Stored {
     health: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    own_note: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     forced: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,6 +51,15 @@ struct Stored {
     draining: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     maintenance: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<Mark>,
+}
+
+/// Which process wrote it, in a store that several share, and which of its writes it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) owner: String,
+    pub(crate) write: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,9 +84,13 @@ struct StoredCheck {
     failures_before_critical: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deregister_after_ms: Option<u64>,
-    /// How it stands, when it is told: nobody can be asked after a restart.
+    /// How it stands, when it is told, since nobody can be asked after a restart, and
+    /// when other processes show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health: Option<String>,
+    /// The beginning of what it said, when other processes show it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    output: String,
 }
 
 /// What was said of an instance beside its checks.
@@ -92,9 +109,11 @@ pub(crate) struct Restored {
     pub(crate) registration: Registration,
     /// Its last health.
     pub(crate) health: Health,
-    /// That of each check which is told.
-    pub(crate) told: Vec<Option<Health>>,
+    /// That of each check, where it was kept, and what it said.
+    pub(crate) checks: Vec<(Option<Health>, String)>,
     pub(crate) words: Words,
+    /// Whose it is.
+    pub(crate) mark: Option<Mark>,
 }
 
 /// Everything that was kept, read back.
@@ -117,16 +136,59 @@ pub(crate) fn load(entries: Kept) -> Loaded {
                 Err(error) => loaded.unreadable.push(format!("{key}: {error}")),
             }
         } else if key.starts_with(INSTANCES) {
-            match serde_json::from_slice::<Stored>(&value)
-                .map_err(|error| error.to_string())
-                .and_then(Stored::checked)
-            {
+            match read(&value) {
                 Ok(restored) => loaded.instances.push(restored),
                 Err(reason) => loaded.unreadable.push(format!("{key}: {reason}")),
             }
         }
     }
     loaded
+}
+
+/// Reads one instance.
+pub(crate) fn read(value: &[u8]) -> Result<Restored, String> {
+    let stored = serde_json::from_slice::<Stored>(value).map_err(|error| error.to_string())?;
+    stored.checked()
+}
+
+/// What a key is of.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Instance(ServiceName, InstanceId),
+    /// A process that shares the store.
+    Member(Arc<str>),
+    Other,
+}
+
+impl Key {
+    pub(crate) fn of(key: &str) -> Self {
+        let instance = || {
+            let (service, id) = key.strip_prefix(INSTANCES)?.split_once('/')?;
+            Some(Self::Instance(service.parse().ok()?, id.parse().ok()?))
+        };
+        match key.strip_prefix(MEMBERS) {
+            Some(member) => Self::Member(member.into()),
+            None => instance().unwrap_or(Self::Other),
+        }
+    }
+}
+
+/// The key that tells of a process that shares the store for as long as it lives.
+pub(crate) fn member(member: &str) -> String {
+    format!("{MEMBERS}{member}")
+}
+
+/// The same number on every machine and in every version: FNV-1a of 64 bits, whose high
+/// bits are then mixed as MurmurHash3 does, since it is compared.
+pub(crate) fn hash(parts: &[&str]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
+    }
+    hash ^ (hash >> 33)
 }
 
 pub(crate) fn ceiling(ceiling: Revision) -> Entry {
@@ -146,6 +208,8 @@ pub(crate) fn forget(instance: &Instance) -> Entry {
 pub(crate) fn keep(record: &Record) -> Entry {
     let instance = &record.instance;
     let own = record.own.as_ref();
+    let mark = record.tie.as_ref().map(|tie| tie.mark());
+    let shown = mark.is_some();
     let stored = Stored {
         service: instance.service.to_string(),
         id: instance.id.to_string(),
@@ -156,13 +220,17 @@ pub(crate) fn keep(record: &Record) -> Entry {
         metadata: instance.metadata.clone(),
         lease_ms: record.lease.map(millis),
         patient: record.patient,
-        checks: record.checks.iter().map(StoredCheck::of).collect(),
+        checks: (record.checks.iter())
+            .map(|checked| StoredCheck::of(checked, shown))
+            .collect(),
         health: instance.health.to_string(),
         own: own.map(|own| own.health.to_string()),
+        own_note: own.map(|own| own.note.clone()).unwrap_or_default(),
         forced: record.forced.map(|health| health.to_string()),
         protest: record.protest,
         draining: record.draining,
         maintenance: record.maintenance.clone(),
+        mark,
     };
     Entry {
         key: key_of(instance),
@@ -186,15 +254,18 @@ impl Stored {
         }
         let own = self.own.as_deref().map(word).transpose()?;
         let words = Words {
-            own: own.map(|health| Own::new(health, "")),
+            own: own.map(|health| Own::new(health, &self.own_note)),
             forced: self.forced.as_deref().map(word).transpose()?,
             protest: self.protest,
             draining: self.draining,
             maintenance: self.maintenance,
         };
-        let told = self.checks.iter().map(|check| check.health.as_deref());
-        let told = told.map(|health| health.map(word).transpose());
-        let told = told.collect::<Result<_, _>>()?;
+        let standing = |check: &StoredCheck| {
+            let health = check.health.as_deref().map(word).transpose()?;
+            Ok::<_, String>((health, check.output.clone()))
+        };
+        let checks = self.checks.iter().map(standing);
+        let checks = checks.collect::<Result<_, _>>()?;
         let registration = Registration {
             service: self.service.parse::<ServiceName>().map_err(in_words)?,
             id: self.id.parse::<InstanceId>().map_err(in_words)?,
@@ -213,14 +284,15 @@ impl Stored {
         Ok(Restored {
             registration,
             health: word(&self.health)?,
-            told,
+            checks,
             words,
+            mark: self.mark,
         })
     }
 }
 
 impl StoredCheck {
-    fn of(checked: &Checked) -> Self {
+    fn of(checked: &Checked, shown: bool) -> Self {
         let check = &checked.check;
         let (http, told, ttl) = match &check.probe {
             Probe::Http { path } => (Some(path.clone()), false, None),
@@ -234,7 +306,11 @@ impl StoredCheck {
             ttl_ms: ttl.map(millis),
             at: check.at.as_ref().map(Address::to_string),
             deregister_after_ms: check.deregister_after.map(millis),
-            health: told.then(|| checked.verdict.health.to_string()),
+            health: (told || shown).then(|| checked.verdict.health.to_string()),
+            output: match shown {
+                true => cut(&checked.output, NOTE_BYTES_MAX).to_owned(),
+                false => String::new(),
+            },
             interval_ms: millis(check.interval),
             start_interval_ms: millis(check.start_interval),
             start_period_ms: millis(check.start_period),
@@ -322,8 +398,11 @@ mod tests {
         let expected = Restored {
             registration,
             health: Health::Draining,
-            told: vec![None, None, Some(Health::Starting), Some(Health::Starting)],
+            checks: [None, None, Some(Health::Starting), Some(Health::Starting)]
+                .map(|health| (health, String::new()))
+                .to_vec(),
             words,
+            mark: None,
         };
         assert_eq!(loaded.instances.remove(0), expected);
     }

@@ -13,7 +13,9 @@ use atoll_runtime::{Backoff, Random};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use crate::{Entry, Journal, RegistryError};
+use crate::state::Event;
+use crate::state::shared::Owed;
+use crate::{Journal, RegistryError};
 
 /// First and longest pause before what failed is tried again by itself.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -25,8 +27,20 @@ pub(crate) type Reply = oneshot::Sender<Result<Revision, RegistryError>>;
 /// Entries to write and who waits for that.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) entries: BTreeMap<String, Option<Vec<u8>>>,
-    pub(crate) waiting: Vec<(Reply, Revision)>,
+    pub(crate) entries: BTreeMap<String, Owed>,
+    pub(crate) waiting: Vec<(Reply, Awaited)>,
+    /// The revision of the shared store that the state had taken in.
+    pub(crate) seen: Revision,
+}
+
+/// What somebody waits for.
+#[derive(Debug)]
+pub(crate) enum Awaited {
+    /// That all of the batch is durable; the answer is this revision.
+    Durable(Revision),
+    /// That this key is written; the answer is the store's revision of that. If another
+    /// process wrote it first, the event is to happen anew.
+    Key(String, Option<Box<Event>>),
 }
 
 impl Batch {
@@ -34,12 +48,20 @@ impl Batch {
         self.entries.is_empty() && self.waiting.is_empty()
     }
 
-    /// Later entries win over earlier ones of the same key.
-    pub(crate) fn add(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            self.entries.insert(entry.key, entry.value);
+    pub(crate) fn add(&mut self, entries: Vec<Owed>) {
+        for owed in entries {
+            add(&mut self.entries, owed.entry.key.clone(), owed);
         }
     }
+}
+
+/// Later entries win over earlier ones of the same key. What was decided without
+/// regard to others stays so.
+pub(crate) fn add(entries: &mut BTreeMap<String, Owed>, key: String, mut owed: Owed) {
+    if let Some(before) = entries.remove(&key) {
+        owed.guarded &= before.guarded;
+    }
+    entries.insert(key, owed);
 }
 
 /// Writes batches until the owner is gone.
@@ -58,13 +80,16 @@ pub(crate) async fn run(journal: Arc<dyn Journal>, mut batches: mpsc::Receiver<B
             }
         };
         let last = next.is_none();
-        let Batch { entries, waiting } = next.unwrap_or_default();
-        unwritten.entries.extend(entries);
+        let batch = next.unwrap_or_default();
+        unwritten.entries.extend(batch.entries);
         let result = write(&*journal, &mut unwritten).await;
         if result.is_ok() {
             backoff.reset();
         }
-        for (reply, revision) in waiting {
+        for (reply, awaited) in batch.waiting {
+            let Awaited::Durable(revision) = awaited else {
+                continue;
+            };
             let result = result.clone().map(|()| revision);
             // Who asked may have gone away.
             drop(reply.send(result));
@@ -83,15 +108,8 @@ async fn write(journal: &dyn Journal, unwritten: &mut Batch) -> Result<(), Regis
     if unwritten.entries.is_empty() {
         return Ok(());
     }
-    let entries = unwritten
-        .entries
-        .iter()
-        .map(|(key, value)| Entry {
-            key: key.clone(),
-            value: value.clone(),
-        })
-        .collect();
-    match journal.write(entries).await {
+    let entries = unwritten.entries.values().map(|owed| owed.entry.clone());
+    match journal.write(entries.collect()).await {
         Ok(()) => {
             unwritten.entries.clear();
             Ok(())

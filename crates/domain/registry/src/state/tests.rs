@@ -473,7 +473,8 @@ fn revisions_are_reserved_before_they_run_out() {
     world.register(instance("users", "u1")).unwrap();
     world.state.publish();
     let entries = world.state.take_effects().entries;
-    assert!(entries.contains(&stored::ceiling(Revision(1 + REVISIONS_RESERVED))));
+    let ceiling = stored::ceiling(Revision(1 + REVISIONS_RESERVED));
+    assert!(entries.iter().any(|owed| owed.entry == ceiling));
 }
 
 #[test]
@@ -858,7 +859,9 @@ fn maintenance_is_critical_and_outlives_a_registration_and_a_restart() {
     assert_eq!(world.state.catalog().instances("users")[0].note, "new disk");
 
     let kept = world.state.take_effects().entries;
-    let kept = kept.into_iter().filter_map(|e| Some((e.key, e.value?)));
+    let kept = kept
+        .into_iter()
+        .filter_map(|e| Some((e.entry.key, e.entry.value?)));
     let mut restored = stored::load(kept.collect()).instances;
     world
         .state

@@ -50,7 +50,7 @@ impl State {
 
     /// Lets silence count, and removes what has been critical for too long.
     pub(super) fn lapse(&mut self, now: Instant) {
-        if now < self.mercy {
+        if now < self.mercy || self.is_away() {
             return;
         }
         while let Some((at, target)) = self.deadlines.take_due(now) {
