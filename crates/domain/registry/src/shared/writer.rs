@@ -146,6 +146,11 @@ async fn write_part(
         let txn = transaction(member, last, &part);
         let reply = match member.store.commit(txn).await {
             Ok(reply) => reply,
+            // Our key was to be written, on a lease that has ended.
+            Err(StoreError::LeaseNotFound(_)) => match member.join_again().await {
+                Ok(()) => continue,
+                Err(error) => return (part, done, Some(in_words(error))),
+            },
             Err(error) => return (part, done, Some(in_words(error))),
         };
         if reply.held {

@@ -105,7 +105,11 @@ impl Together {
     /// The store takes this one for gone, as after a silence of ten seconds.
     pub(crate) async fn forget(&self, member: usize) {
         let lease = self.members[member].way.lease.borrow().unwrap();
-        self.store.revoke(lease).await.unwrap();
+        match self.store.revoke(lease).await {
+            // It was taken for gone before and has not come back yet.
+            Ok(_) | Err(StoreError::LeaseNotFound(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// It is gone without a word, and the store has noticed.
