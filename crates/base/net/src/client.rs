@@ -1,8 +1,8 @@
 //! A small outgoing HTTP/1.1 client: one connection for each request.
 //!
 //! Health checks and the command line use it; the data plane has a pool of its
-//! own. There is no TLS, no redirect and no cookie. Every call has a time limit
-//! that covers look-up, connection, head and body, and a bound on the body.
+//! own. There is no redirect and no cookie. Every call has a time limit that covers
+//! look-up, connection, head and body, and a bound on the body.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -20,10 +20,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::body::{self, BodyError};
+use crate::tls::Tls;
 
 /// Look-ups of host names under way. Without a bound a name server that is away would
 /// take every thread that may block, and with them the store's writes.
@@ -64,6 +66,8 @@ pub struct Request<'a> {
     pub body_bytes_max: usize,
     /// What happens to a longer one: cut when true, an error when false (default).
     pub cut: bool,
+    /// TLS, when that is to be spoken.
+    pub tls: Option<Tls<'a>>,
 }
 
 /// Why there is no answer.
@@ -92,6 +96,14 @@ pub enum ClientError {
         /// Where to.
         address: Address,
         /// What the system said.
+        source: io::Error,
+    },
+    /// The connection stands, but TLS could not be agreed on.
+    #[error("no TLS with {address}: {source}")]
+    Tls {
+        /// Where to.
+        address: Address,
+        /// What went wrong.
         source: io::Error,
     },
     /// The peer broke off or does not speak HTTP/1.1.
@@ -134,6 +146,7 @@ impl<'a> Request<'a> {
             timeout: Duration::from_secs(10),
             body_bytes_max: 1024 * 1024,
             cut: false,
+            tls: None,
         }
     }
 
@@ -185,7 +198,7 @@ impl<'a> Request<'a> {
 
     async fn begin(self) -> Result<Exchange, ClientError> {
         let request = self.message()?;
-        let stream = connect(self.address).await?;
+        let stream = open(self.address, self.tls.as_ref()).await?;
         let broken = |source| ClientError::Exchange {
             address: self.address.clone(),
             source,
@@ -267,34 +280,75 @@ pub async fn connect(address: &Address) -> Result<TcpStream, ClientError> {
     if let Some(socket) = address.socket() {
         return TcpStream::connect(socket).await.map_err(refused);
     }
-    let unknown = |source| ClientError::Unknown {
-        host: address.host().to_owned(),
-        source,
-    };
-    let found = look_up(address)
-        .await
-        .map_err(|error| unknown(Some(error)))?;
     let mut last = None;
-    for socket in found {
+    for socket in look_up(address).await? {
         match TcpStream::connect(socket).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or_else(|| unknown(None), refused))
+    Err(match last {
+        Some(error) => refused(error),
+        None => unknown(address, None),
+    })
 }
 
-async fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+fn unknown(address: &Address, source: Option<io::Error>) -> ClientError {
+    ClientError::Unknown {
+        host: address.host().to_owned(),
+        source,
+    }
+}
+
+/// A connection of bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to `address`, with TLS if that is asked for. The caller sets the time
+/// limit.
+///
+/// # Errors
+/// As [`connect`], and [`ClientError::Tls`].
+pub async fn open(
+    address: &Address,
+    tls: Option<&Tls<'_>>,
+) -> Result<Box<dyn Duplex>, ClientError> {
+    let stream = connect(address).await?;
+    let Some(tls) = tls else {
+        return Ok(Box::new(stream));
+    };
+    match tls.over(stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(source) => Err(ClientError::Tls {
+            address: address.clone(),
+            source,
+        }),
+    }
+}
+
+/// The socket addresses of `address`, at least one. The caller sets the time limit.
+///
+/// # Errors
+/// [`ClientError::Unknown`].
+pub async fn look_up(address: &Address) -> Result<Vec<SocketAddr>, ClientError> {
+    if let Some(socket) = address.socket() {
+        return Ok(vec![socket]);
+    }
     let (host, port) = (address.host().to_owned(), address.port());
     if host == "localhost" {
         // RFC 6761 §6.3: never a question for a resolver, which may be slow or away.
         let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         return Ok(both.map(|ip: IpAddr| SocketAddr::new(ip, port)).into());
     }
-    resolve(&LOOK_UPS, move || {
+    let found = resolve(&LOOK_UPS, move || {
         Ok((host.as_str(), port).to_socket_addrs()?.collect())
-    })
-    .await
+    });
+    match found.await {
+        Ok(found) if found.is_empty() => Err(unknown(address, None)),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unknown(address, Some(error))),
+    }
 }
 
 /// Runs a look-up, which blocks, on a thread of its own. It keeps its place among the
@@ -314,7 +368,7 @@ async fn resolve(
     looked_up.await.map_err(io::Error::other)?
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+type Connection = http1::Connection<TokioIo<Box<dyn Duplex>>, Full<Bytes>>;
 
 /// An answer whose body is still on its way. It carries its connection along and
 /// drives it, so that no task is needed.

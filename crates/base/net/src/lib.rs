@@ -10,6 +10,8 @@ pub mod client;
 pub mod guard;
 pub mod listen;
 pub mod serve;
+pub mod tls;
+pub mod url;
 
 pub use listen::{ListenError, bind, bind_both, bind_shared};
 pub use serve::{Limits, Peer, serve};
