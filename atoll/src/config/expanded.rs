@@ -58,7 +58,10 @@ impl Loaded {
             }),
             false => json!(false),
         };
-        let registry = json!({ "self_preservation": preservation });
+        let registry = json!({
+            "self_preservation": preservation,
+            "script_checks": self.registry.script_checks,
+        });
         all.insert("registry".to_owned(), registry);
         if let Some(token) = &self.admin_token {
             let token = match secrets {
@@ -238,8 +241,8 @@ fn health(check: &Check) -> Value {
     let (key, value) = match &check.probe {
         Probe::Http { path } => ("path", text(path)),
         Probe::Tcp => ("tcp", json!(true)),
-        // No file can ask for it: what the file lists does not report.
-        Probe::Told { .. } => ("told", json!(true)),
+        // No file can ask for any other.
+        other => (other.kind(), json!(true)),
     };
     json!({
         key: value,

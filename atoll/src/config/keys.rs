@@ -739,11 +739,18 @@ pub(crate) static RETRY: Object = Object {
 
 pub(crate) static REGISTRY: Object = Object {
     name: "registry",
-    keys: &[&[key(
-        "self_preservation",
-        Either(&[Flag, Kind::Object(&SELF_PRESERVATION)]),
-        "Whether leases of Eureka's clients are kept when many lapse at once. Default true.",
-    )]],
+    keys: &[&[
+        key(
+            "self_preservation",
+            Either(&[Flag, Kind::Object(&SELF_PRESERVATION)]),
+            "Whether leases of Eureka's clients are kept when many lapse at once. Default true.",
+        ),
+        key(
+            "script_checks",
+            Flag,
+            "Whether whoever may register an instance may have it checked by a program that runs on this machine, as this user. Default false.",
+        ),
+    ]],
 };
 
 pub(crate) static SELF_PRESERVATION: Object = Object {

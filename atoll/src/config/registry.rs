@@ -14,6 +14,9 @@ pub(crate) fn registry(cx: &Context<'_>, node: &Node) -> Settings {
     if let Some(node) = fields.get("self_preservation") {
         settings.self_preservation = self_preservation(cx, node);
     }
+    if let Some(node) = fields.get("script_checks") {
+        settings.script_checks = cx.flag(node).unwrap_or_default();
+    }
     fields.finish();
     settings
 }

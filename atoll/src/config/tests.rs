@@ -505,6 +505,15 @@ fn names_are_answered_where_and_how_the_file_says() {
 }
 
 #[test]
+fn checks_run_programs_only_when_the_file_says_so() {
+    let of = |yaml: &str| good(yaml).registry.script_checks;
+    assert!(!of("") && !of("registry: { script_checks: false }"));
+    let yaml = "registry: { script_checks: true }";
+    assert!(of(yaml) && of(&to_yaml(&good(yaml).expanded())));
+    assert!(refused("registry: { script_checks: local }").contains("`true` or `false`"));
+}
+
+#[test]
 fn self_preservation_is_on_can_be_set_and_switched_off() {
     let of = |yaml: &str| good(yaml).registry.self_preservation;
     assert_eq!(of(""), SelfPreservation::default());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Address;
+use crate::{Address, Probe};
 
 /// One active check of an instance, run by the registry.
 ///
@@ -32,26 +32,12 @@ pub struct Check {
     pub failures_before_warning: u32,
     /// Failures in a row before it is critical. Default 3.
     pub failures_before_critical: u32,
+    /// The first answer decides alone, and the thresholds count from the next on
+    /// (Consul's rule). Default no.
+    pub first_decides: bool,
     /// Critical for this long, the instance is deregistered (Consul's
     /// `DeregisterCriticalServiceAfter`). Default never.
     pub deregister_after: Option<Duration>,
-}
-
-/// How an instance is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// `GET path`; any 2xx passes, 429 warns, the rest fails (Consul's rule).
-    Http {
-        /// Begins with `/`; may hold a query.
-        path: String,
-    },
-    /// A TCP connection that is accepted passes.
-    Tcp,
-    /// Nobody asks: somebody says how it is (Consul's TTL checks).
-    Told {
-        /// For how long each word is believed; then it is critical. `None` is for ever.
-        ttl: Option<Duration>,
-    },
 }
 
 impl Check {
@@ -68,6 +54,7 @@ impl Check {
             success_before_passing: 1,
             failures_before_warning: 1,
             failures_before_critical: 3,
+            first_decides: false,
             deregister_after: None,
         }
     }

@@ -12,10 +12,12 @@ mod fault;
 mod health;
 mod instance;
 mod name;
+mod probe;
 
 pub use catalog::{Catalog, Revision};
-pub use check::{Check, Probe};
+pub use check::Check;
 pub use fault::{Fault, FaultKind};
 pub use health::Health;
 pub use instance::{Address, AddressError, Instance, is_front_label};
 pub use name::{InstanceId, NameError, ServiceName};
+pub use probe::{Alias, HttpRequest, Probe, Tls};

@@ -6,6 +6,7 @@
 //! asks the instances, `writer.rs` makes registrations durable through a
 //! [`Journal`]. It knows no protocol: Eureka, Consul and the admin API translate.
 
+mod checks;
 mod deadlines;
 mod error;
 mod history;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Check, Health, Instance, Probe};
+use atoll_model::{Check, Health, Instance};
 
 use crate::state::shared::Tie;
 use crate::stored::Restored;
@@ -230,12 +230,8 @@ impl Own {
 
 impl Checked {
     pub(crate) fn new(check: Check, verdict: Verdict) -> Self {
-        let believed = match check.probe {
-            Probe::Told { ttl } => ttl.map(|ttl| verdict.since + ttl),
-            Probe::Http { .. } | Probe::Tcp => None,
-        };
         Self {
-            believed,
+            believed: check.probe.ttl().map(|ttl| verdict.since + ttl),
             queued: None,
             check,
             verdict,
@@ -246,7 +242,7 @@ impl Checked {
 
     /// Whether somebody has to ask.
     pub(crate) fn is_asked(&self) -> bool {
-        !matches!(self.check.probe, Probe::Told { .. })
+        self.check.probe.is_asked()
     }
 
     /// What it says now, as much as is kept.

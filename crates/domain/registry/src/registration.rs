@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::{Address, Check, Health, InstanceId, Probe, ServiceName};
+use atoll_model::{Address, Check, Health, InstanceId, ServiceName};
 
-use crate::RegistryError;
+use crate::{RegistryError, checks};
 
 /// A request to register, or to register again, one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,17 +53,11 @@ const TAGS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 32 * 1024;
 /// Checks of one instance.
 const CHECKS_MAX: usize = 16;
-/// Shortest pause between two checks: less would be load, not care.
-const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest wait for an answer to a client's check: each takes a place among those
 /// under way, of which there are few, and no client may block the others'.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// Bytes of a check's path.
-const PATH_BYTES_MAX: usize = 2048;
-/// Bytes of a check's name: an instance's id and a few words.
-const CHECK_NAME_BYTES_MAX: usize = 512;
 /// Longest lease or pause: beyond a year somebody mixed up units.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Registration {
     /// A registration with one share of the requests, no lease, no check, passing
@@ -129,63 +123,6 @@ impl Registration {
                 return refuse("checks", format!("`{}` stands there twice", check.name));
             }
         }
-        self.checks.iter().try_for_each(validate_check)
+        self.checks.iter().try_for_each(checks::validate)
     }
-}
-
-fn validate_check(check: &Check) -> Result<(), RegistryError> {
-    let refuse = |field, reason: String| Err(RegistryError::Invalid { field, reason });
-    if let Probe::Http { path } = &check.probe
-        && (!path.starts_with('/') || path.bytes().any(|b| b <= b' ' || b == 0x7f))
-    {
-        return refuse(
-            "checks.http.path",
-            format!("`{path}` must begin with `/` and hold no spaces"),
-        );
-    }
-    if let Probe::Http { path } = &check.probe
-        && path.len() > PATH_BYTES_MAX
-    {
-        return refuse(
-            "checks.http.path",
-            format!("at most {PATH_BYTES_MAX} bytes, not {}", path.len()),
-        );
-    }
-    if check.name.len() > CHECK_NAME_BYTES_MAX {
-        return refuse(
-            "checks.name",
-            format!(
-                "at most {CHECK_NAME_BYTES_MAX} bytes, not {}",
-                check.name.len()
-            ),
-        );
-    }
-    for (field, value) in [
-        ("checks.interval", check.interval),
-        ("checks.start_interval", check.start_interval),
-        ("checks.timeout", check.timeout),
-    ] {
-        if value < INTERVAL_MIN || value > DURATION_MAX {
-            return refuse(
-                field,
-                format!("between {} ms and 366 days", INTERVAL_MIN.as_millis()),
-            );
-        }
-    }
-    let ttl = match check.probe {
-        Probe::Told { ttl } => ttl,
-        Probe::Http { .. } | Probe::Tcp => None,
-    };
-    for (field, value) in [
-        ("checks.ttl", ttl),
-        ("checks.deregister_after", check.deregister_after),
-    ] {
-        if value.is_some_and(|value| value < INTERVAL_MIN || value > DURATION_MAX) {
-            return refuse(
-                field,
-                format!("between {} ms and 366 days", INTERVAL_MIN.as_millis()),
-            );
-        }
-    }
-    Ok(())
 }

@@ -30,6 +30,9 @@ pub struct Settings {
     pub instances_max: usize,
     /// Checks under way at the same time. Default 256.
     pub probes_max: usize,
+    /// Whether checks may run programs on this machine. Default no: whoever may
+    /// register could run what it likes.
+    pub script_checks: bool,
     /// When patient leases are kept although they lapsed.
     pub self_preservation: SelfPreservation,
 }
@@ -40,6 +43,7 @@ impl Default for Settings {
             grace: Duration::from_secs(30),
             instances_max: 1_000_000,
             probes_max: 256,
+            script_checks: false,
             self_preservation: SelfPreservation::default(),
         }
     }
@@ -159,7 +163,8 @@ impl Registry {
         link: Option<Link>,
     ) -> Self {
         let (commands, inbox) = mpsc::channel(EVENTS_MAX);
-        let (questions, asked) = mpsc::channel(state.probes_max());
+        let (questions, asked) = mpsc::channel(state.settings().probes_max);
+        let asker = probe::Asker::new(state.settings().script_checks);
         let (publisher, catalog) = watch::channel(Arc::clone(state.catalog()));
         let clock = group.clock().clone();
         let owner = Owner {
@@ -172,7 +177,7 @@ impl Registry {
             link,
         };
         let (answers, stop) = (commands.clone(), group.stop_signal());
-        drop(group.once("probe", probe::run(asked, answers, clock, stop)));
+        drop(group.once("probe", probe::run(asker, asked, answers, clock, stop)));
         drop(group.once("owner", owner.run(group.stop_signal())));
         Self { commands, catalog }
     }

@@ -14,6 +14,7 @@ use atoll_model::{Address, Catalog, Health, Instance, InstanceId, Probe, Revisio
 use atoll_runtime::Random;
 use tracing::info;
 
+use crate::checks::FORBIDDEN;
 use crate::deadlines::Deadlines;
 use crate::history::History;
 use crate::preservation::Preserver;
@@ -336,9 +337,8 @@ impl State {
         self.planned
     }
 
-    /// Questions that may be out at the same time.
-    pub(crate) fn probes_max(&self) -> usize {
-        self.settings.probes_max
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub(crate) fn catalog(&self) -> &Arc<Catalog> {
@@ -410,6 +410,7 @@ impl State {
 
     fn register(&mut self, registration: Registration, now: Instant) -> Result<(), RegistryError> {
         registration.validate()?;
+        self.allow_scripts(&registration)?;
         let known = find(&mut self.services, &registration.service, &registration.id).ok();
         let Some(known) = known else {
             if self.count >= self.settings.instances_max {
@@ -439,6 +440,20 @@ impl State {
         }
         record.refresh(now);
         self.begin(record, now);
+        Ok(())
+    }
+
+    /// Programs are run only where the settings say so. What was kept from a time when
+    /// they did is not run either (`probe.rs`).
+    fn allow_scripts(&self, registration: &Registration) -> Result<(), RegistryError> {
+        let mut probes = registration.checks.iter().map(|check| &check.probe);
+        let scripts = probes.any(|probe| matches!(probe, Probe::Script { .. }));
+        if scripts && !self.settings.script_checks {
+            return Err(RegistryError::Invalid {
+                field: "checks.script",
+                reason: FORBIDDEN.to_owned(),
+            });
+        }
         Ok(())
     }
 

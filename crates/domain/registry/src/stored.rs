@@ -12,7 +12,10 @@ use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision,
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Checked, NOTE_BYTES_MAX, Own, Record, cut};
+use crate::stored::probe::StoredProbe;
 use crate::{Entry, Kept, Registration, Source};
+
+mod probe;
 
 /// What all of the registry's keys begin with.
 pub(crate) const PREFIX: &str = "registry/";
@@ -71,6 +74,11 @@ struct StoredCheck {
     http: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     told: bool,
+    /// What is neither of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<StoredProbe>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    first_decides: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -294,16 +302,14 @@ impl Stored {
 impl StoredCheck {
     fn of(checked: &Checked, shown: bool) -> Self {
         let check = &checked.check;
-        let (http, told, ttl) = match &check.probe {
-            Probe::Http { path } => (Some(path.clone()), false, None),
-            Probe::Tcp => (None, false, None),
-            Probe::Told { ttl } => (None, true, *ttl),
-        };
+        let told = matches!(check.probe, Probe::Told { .. });
         Self {
             name: check.name.clone(),
-            http,
+            http: check.probe.plain_path().map(str::to_owned),
             told,
-            ttl_ms: ttl.map(millis),
+            probe: StoredProbe::of(&check.probe),
+            first_decides: check.first_decides,
+            ttl_ms: check.probe.ttl().map(millis),
             at: check.at.as_ref().map(Address::to_string),
             deregister_after_ms: check.deregister_after.map(millis),
             health: (told || shown).then(|| checked.verdict.health.to_string()),
@@ -326,13 +332,15 @@ impl StoredCheck {
         let at = stored.at.map(|at| at.parse::<Address>()).transpose();
         Ok(Check {
             name: stored.name,
-            probe: match (stored.told, stored.http) {
-                (true, _) => Probe::Told {
+            probe: match (stored.probe, stored.told, stored.http) {
+                (Some(probe), ..) => probe.checked()?,
+                (None, true, _) => Probe::Told {
                     ttl: stored.ttl_ms.map(Duration::from_millis),
                 },
-                (false, Some(path)) => Probe::Http { path },
-                (false, None) => Probe::Tcp,
+                (None, false, Some(path)) => Probe::Http { path },
+                (None, false, None) => Probe::Tcp,
             },
+            first_decides: stored.first_decides,
             at: at.map_err(|error| error.to_string())?,
             deregister_after: stored.deregister_after_ms.map(Duration::from_millis),
             interval: Duration::from_millis(stored.interval_ms),
@@ -371,6 +379,7 @@ mod tests {
             path: "/healthz?deep=1".to_owned(),
         });
         check.failures_before_critical = 9;
+        check.first_decides = true;
         check.at = Some("10.0.0.2:81".parse().unwrap());
         check.deregister_after = Some(Duration::from_secs(60));
         let mut told = Check::new(Probe::Told {
@@ -378,7 +387,8 @@ mod tests {
         });
         told.name = "service:u:1".to_owned();
         let forever = Check::new(Probe::Told { ttl: None });
-        registration.checks = vec![check, Check::new(Probe::Tcp), told, forever];
+        let udp = Check::new(Probe::Udp);
+        registration.checks = vec![check, Check::new(Probe::Tcp), told, forever, udp];
         let now = tokio::time::Instant::now().into_std();
         let mut record = Record::new(registration.clone(), 1, now);
         record.forced = Some(Health::Draining);
@@ -395,10 +405,11 @@ mod tests {
             draining: false,
             maintenance: Some("new disk".to_owned()),
         };
+        let starting = Some(Health::Starting);
         let expected = Restored {
             registration,
             health: Health::Draining,
-            checks: [None, None, Some(Health::Starting), Some(Health::Starting)]
+            checks: [None, None, starting, starting, None]
                 .map(|health| (health, String::new()))
                 .to_vec(),
             words,

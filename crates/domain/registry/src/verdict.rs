@@ -76,10 +76,17 @@ impl Verdict {
         changed
     }
 
+    /// Whether nothing was counted yet and the check lets the first answer decide.
+    fn first_decides(&self, check: &Check) -> bool {
+        let none = self.successes == 0 && self.failures == 0;
+        check.first_decides && none && self.health == Health::Starting
+    }
+
     fn succeed(&mut self, reached: Health, check: &Check) -> Health {
+        let first = self.first_decides(check);
         self.failures = 0;
         self.successes = self.successes.saturating_add(1);
-        if self.successes >= check.success_before_passing.max(1) {
+        if first || self.successes >= check.success_before_passing.max(1) {
             reached
         } else {
             self.health
@@ -92,8 +99,9 @@ impl Verdict {
         if starting && now.saturating_duration_since(self.begun) < check.start_period {
             return Health::Starting;
         }
+        let first = self.first_decides(check);
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= check.failures_before_critical.max(1) {
+        if first || self.failures >= check.failures_before_critical.max(1) {
             Health::Critical
         } else if self.health == Health::Passing
             && self.failures >= check.failures_before_warning.max(1)
@@ -201,6 +209,23 @@ mod tests {
             "+-",
             "pc",
         );
+    }
+
+    #[test]
+    fn where_the_first_answer_decides_the_thresholds_count_from_the_second_on() {
+        let consul = |check: &mut Check| {
+            check.first_decides = true;
+            check.success_before_passing = 2;
+            check.failures_before_warning = 3;
+            check.failures_before_critical = 3;
+        };
+        check(
+            consul,
+            "+--+---++",
+            "pppppppcp".replace("pcp", "ccp").as_str(),
+        );
+        check(consul, "-+-++", "ccccp");
+        check(consul, "~++", "wpp");
     }
 
     #[test]

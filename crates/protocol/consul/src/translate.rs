@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_model::{
     Address, Check, Health, Instance, InstanceId, Probe, ServiceName, is_front_label,
 };
-use atoll_registry::{CheckReport, Detail, Registration, Source};
+use atoll_registry::{Detail, Registration, Source};
 use serde_json::{Map, Value, json};
 
 use crate::stored::{self, CheckDefinition, DEFINITION, Definition};
@@ -599,7 +599,7 @@ pub(crate) fn checks(detail: &Detail, node: &str, times: (u64, u64)) -> Vec<Valu
                 format!("service:{id}")
             },
             name: format!("Service '{name}' check"),
-            kind: kind(report).to_owned(),
+            kind: report.check.probe.kind().to_owned(),
             ..CheckDefinition::default()
         });
         all.push(one(&shown, status_of(report.health), &report.output));
@@ -622,14 +622,6 @@ pub(crate) fn checks(detail: &Detail, node: &str, times: (u64, u64)) -> Vec<Valu
         all.push(one(&shown, status_of(instance.health), &instance.note));
     }
     all
-}
-
-fn kind(report: &CheckReport) -> &'static str {
-    match report.check.probe {
-        Probe::Http { .. } => "http",
-        Probe::Tcp => "tcp",
-        Probe::Told { .. } => "ttl",
-    }
 }
 
 fn rank(health: Health) -> u8 {

@@ -272,6 +272,23 @@ fn late_answers_of_a_former_incarnation_are_ignored() {
 }
 
 #[test]
+fn a_check_that_runs_a_program_is_refused_unless_the_settings_allow_it() {
+    let mut script = instance("users", "u1");
+    let args = vec!["/bin/true".to_owned()];
+    script.checks = vec![Check::new(Probe::Script { args })];
+    let refused = world().register(script.clone()).unwrap_err().to_string();
+    assert!(refused.contains("script_checks: true"), "{refused}");
+    let mut allowed = world_with(Settings {
+        script_checks: true,
+        ..Settings::default()
+    });
+    allowed.register(script.clone()).unwrap();
+    script.id = "u2".parse().unwrap();
+    script.checks = vec![Check::new(Probe::Script { args: Vec::new() })];
+    assert!(allowed.register(script).is_err());
+}
+
+#[test]
 fn removing_an_instance_ends_its_checks() {
     let mut world = world();
     world.register(checked("u1")).unwrap();
