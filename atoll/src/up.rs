@@ -11,6 +11,7 @@ mod live;
 mod metrics;
 mod picture;
 mod ports;
+mod queries;
 mod reload;
 mod routes;
 mod run_file;
@@ -269,10 +270,6 @@ async fn serve_fronts(
     store: Store,
 ) -> anyhow::Result<()> {
     let token = loaded.admin_token.as_ref();
-    if let Some((tcp, udp)) = listeners.dns {
-        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
-        atoll_dns::start(tasks, tcp, udp, settings, live.registry.catalog())?;
-    }
     if let Some(console) = listeners.console {
         let control = control::OverLive {
             live: Arc::clone(live),
@@ -293,9 +290,16 @@ async fn serve_fronts(
         };
         atoll_eureka::start(tasks, eureka, settings, live.registry.clone())?;
     }
+    let mut prepared: Option<Arc<dyn atoll_dns::Queries>> = None;
     if let Some(consul) = listeners.consul {
         let settings = consul_settings(loaded, consul.local_addr()?.ip());
-        atoll_consul::start(tasks, consul, settings, live.registry.clone(), store).await?;
+        let registry = live.registry.clone();
+        let started = atoll_consul::start(tasks, consul, settings, registry, store).await?;
+        prepared = Some(Arc::new(queries::OfConsul(started.queries)));
+    }
+    if let Some((tcp, udp)) = listeners.dns {
+        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
+        atoll_dns::start(tasks, tcp, udp, settings, live.registry.catalog(), prepared)?;
     }
     Ok(())
 }

@@ -307,3 +307,60 @@ fn replicas_are_found_as_soon_as_they_are_ready() {
             .all(|line| line.ends_with(" 7f000001.addr.dc1.atoll."))
     );
 }
+
+#[test]
+fn prepared_queries_are_run_by_name_and_outlive_a_kill() {
+    let mut world = up("dns: { node: host-1 }\n");
+    let consul = |world: &World, method: &str, path: &str, body: &Value| {
+        let body = body.to_string();
+        let answer = http::request(&world.consul(), method, path, &[], body.as_bytes());
+        let answer = answer.expect("Consul's API answers");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer
+    };
+    register(
+        &world,
+        "web",
+        "one",
+        &json!({"address": "10.0.0.1:8080", "tags": ["blue"]}),
+    );
+    register(
+        &world,
+        "web",
+        "two",
+        &json!({"address": "10.0.0.2:8080", "tags": ["green"]}),
+    );
+    let query = json!({
+        "Name": "Sky", "DNS": { "TTL": "42s" },
+        "Service": { "Service": "web", "Tags": ["!green"] },
+    });
+    consul(&world, "POST", "/v1/query", &query);
+    let template = json!({
+        "Name": "all-", "Template": { "Type": "name_prefix_match" },
+        "Service": { "Service": "${name.suffix}" },
+    });
+    consul(&world, "POST", "/v1/query", &template);
+    let asked = |world: &World| {
+        let printed = dig(world, &["sky.query.consul", "A"]);
+        assert_eq!(
+            section(&printed, "ANSWER"),
+            ["sky.query.consul. 42 IN A 10.0.0.1"]
+        );
+        assert_eq!(
+            short(world, &["all-web.query.consul"]),
+            ["10.0.0.1", "10.0.0.2"]
+        );
+        let ported = short(world, &["_sky._tcp.query.dc1.consul", "SRV"]);
+        assert_eq!(ported, ["1 1 8080 0a000001.addr.dc1.consul."]);
+        assert_eq!(status(&dig(world, &["sea.query.consul"])), "NXDOMAIN");
+        assert_eq!(
+            status(&dig(world, &["+tcp", "all-nobody.query.consul"])),
+            "NXDOMAIN"
+        );
+    };
+    asked(&world);
+    world.signal(rustix::process::Signal::KILL);
+    world.ended();
+    world.up();
+    asked(&world);
+}

@@ -3,6 +3,8 @@
 
 use http::Method;
 
+use crate::query;
+
 /// An endpoint with what stands in its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -44,6 +46,7 @@ pub(crate) enum Endpoint {
     SessionInfo(String),
     SessionNode(String),
     SessionList,
+    Query(query::Endpoint),
     /// Consul has it and we do not.
     Unsupported(&'static str),
 }
@@ -77,7 +80,6 @@ const UNSUPPORTED: &[&str] = &[
     "operator",
     "peering",
     "peerings",
-    "query",
     "snapshot",
 ];
 
@@ -126,6 +128,7 @@ pub(crate) fn find(path: &str) -> Option<Endpoint> {
         ["session", "info", id] => E::SessionInfo(id.to_owned()),
         ["session", "node", node] => E::SessionNode(node.to_owned()),
         ["session", "list"] => E::SessionList,
+        ["query", ref below @ ..] => E::Query(query::Endpoint::find(below)),
         _ => {
             let below = |known: &&&str| {
                 let after = path.strip_prefix(**known);
@@ -177,6 +180,7 @@ impl Endpoint {
             | Self::SessionDestroy(_)
             | Self::SessionRenew(_) => &[Method::PUT],
             Self::Kv(_) => &[Method::GET, Method::PUT, Method::DELETE],
+            Self::Query(below) => below.methods(),
             // To say that there is none, any method will do.
             Self::Unsupported(_) => &[Method::GET, Method::PUT, Method::POST, Method::DELETE],
             Self::AgentSelf

@@ -76,7 +76,8 @@ impl Front {
         Ok(all)
     }
 
-    fn checks_of(&self, detail: &Detail, node: &Node) -> Vec<Value> {
+    /// The checks of an instance, shown.
+    pub(crate) fn checks_of(&self, detail: &Detail, node: &Node) -> Vec<Value> {
         translate::checks(detail, &node.name, self.view.times(&detail.instance))
     }
 

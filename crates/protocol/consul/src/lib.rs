@@ -16,6 +16,7 @@ mod guard;
 mod health;
 mod keys;
 mod kv;
+mod query;
 mod server;
 mod sessions;
 mod shared;
@@ -34,6 +35,7 @@ use atoll_runtime::{Random, Restart, Tasks};
 use atoll_store::{Op, Store, StoreError, Test, Txn};
 
 pub use fuzz::{fuzz_body, fuzz_filter};
+pub use query::{Queries, QueryError, Run};
 
 use crate::server::Front;
 
@@ -74,7 +76,16 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Serves Consul's API on `listener` until `tasks` stop; gives its address.
+/// What runs.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Where the API is served.
+    pub address: SocketAddr,
+    /// Its prepared queries, for DNS.
+    pub queries: Queries,
+}
+
+/// Serves Consul's API on `listener` until `tasks` stop.
 ///
 /// # Errors
 /// See [`StartError`].
@@ -84,7 +95,7 @@ pub async fn start(
     settings: Settings,
     registry: Registry,
     store: Store,
-) -> Result<SocketAddr, StartError> {
+) -> Result<Started, StartError> {
     let group = tasks.group("consul");
     let id = node_id(&store).await.map_err(StartError::Store)?;
     let front = Front::new(settings, id, registry.clone(), store);
@@ -93,11 +104,13 @@ pub async fn start(
         connections_max: CONNECTIONS_MAX,
         ..Limits::default()
     };
+    let queries = Queries(Arc::clone(&front));
     let service = tower::service_fn(move |request| {
         let front = Arc::clone(&front);
         async move { Ok(server::answer(front, request).await) }
     });
-    serve(&group, "http", listener, limits, service).map_err(StartError::Listen)
+    let address = serve(&group, "http", listener, limits, service).map_err(StartError::Listen)?;
+    Ok(Started { address, queries })
 }
 
 /// What goes on beside the requests: following the catalogue, and freeing what sessions

@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_model::{Fault, FaultKind};
 use atoll_net::body::{BodyError, read_limited};
+use atoll_net::serve::Peer;
 use atoll_registry::{Registry, RegistryError};
 use atoll_runtime::{Random, Stop};
 use atoll_store::{Store, StoreError};
@@ -55,6 +56,8 @@ pub(crate) struct Asked {
     pub(crate) body: Bytes,
     pub(crate) wait: Wait,
     pub(crate) stop: Stop,
+    /// Who asks.
+    pub(crate) peer: Option<Peer>,
 }
 
 /// How long to wait for what.
@@ -125,7 +128,11 @@ impl Front {
     }
 
     pub(crate) fn uuid(&self) -> String {
-        uuid(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
+        uuid(&mut self.random())
+    }
+
+    pub(crate) fn random(&self) -> MutexGuard<'_, Random> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits as asked until the index of `topic` is another; gives the index now.
@@ -162,11 +169,7 @@ impl Front {
             },
         };
         // Spread, so that those who wait together do not come again together.
-        let unit = self
-            .random
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .unit();
+        let unit = self.random().unit();
         let hold = wait + wait.mul_f64(unit / 16.0);
         Ok(Wait { index, hold })
     }
@@ -284,6 +287,7 @@ async fn handle(
         body,
         wait,
         stop,
+        peer: head.extensions.get().copied(),
     };
     let filter = asked
         .query
@@ -381,6 +385,7 @@ impl Front {
             E::SessionInfo(id) => self.session_info(&id, asked).await,
             E::SessionNode(node) => self.session_list(Some(&node), asked).await,
             E::SessionList => self.session_list(None, asked).await,
+            E::Query(below) => self.query(below, asked).await,
             E::Unsupported(path) => Err(Refusal::unsupported(format_args!("/v1/{path}"))),
         }
     }

@@ -138,7 +138,7 @@ impl Front {
             let ended: Option<Session> = stored::read(&hint.value);
             self.free_key(session, &name, ended.as_ref()).await?;
         }
-        Ok(())
+        self.end_queries(Some(session)).await
     }
 
     async fn free_key(
@@ -199,6 +199,7 @@ impl Front {
                     self.free(id).await?;
                 }
             }
+            self.end_queries(None).await?;
             let mut watch = self
                 .store
                 .watch(Span::prefix(SESSIONS), sessions.revision)

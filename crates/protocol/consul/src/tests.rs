@@ -59,6 +59,7 @@ impl World {
                 hold: wait.unwrap_or(Duration::from_secs(300)),
             },
             stop: self.tasks.stop_signal(),
+            peer: None,
             query,
         }
     }

@@ -118,7 +118,8 @@ impl Fields {
         Self::of(value, "the body")
     }
 
-    fn of(value: Value, what: &str) -> Result<Self, Refusal> {
+    /// The object that `value` is; `what` is what an error calls it.
+    pub(crate) fn of(value: Value, what: &str) -> Result<Self, Refusal> {
         match value {
             Value::Object(map) => {
                 let folded = map.into_iter().map(|(key, value)| (fold(&key), value));

@@ -78,7 +78,7 @@ async fn start() -> (Address, Tasks) {
         token: None,
     };
     let started = atoll_consul::start(&tasks, listener, settings, registry, store);
-    (started.await.unwrap().into(), tasks)
+    (started.await.unwrap().address.into(), tasks)
 }
 
 async fn answered(at: &Address, uuids: &mut Uuids, question: &str) -> String {
@@ -156,6 +156,11 @@ async fn session() {
 #[tokio::test]
 async fn txn() {
     check("txn.txt").await;
+}
+
+#[tokio::test]
+async fn query() {
+    check("query.txt").await;
 }
 
 #[tokio::test]

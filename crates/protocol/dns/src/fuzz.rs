@@ -33,6 +33,7 @@ pub fn fuzz_packet(bytes: &[u8]) {
         },
         catalog,
         clock: Clock::system(),
+        queries: None,
     };
     for (transport, most) in [
         (Transport::Udp, UDP_BYTES_MAX),

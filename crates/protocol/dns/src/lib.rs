@@ -9,6 +9,7 @@
 mod front;
 mod fuzz;
 mod name;
+mod queries;
 mod recursor;
 mod server;
 mod settings;
@@ -18,5 +19,6 @@ mod translate;
 mod wire;
 
 pub use fuzz::fuzz_packet;
+pub use queries::{Found, Queries, QueryFailed, Running};
 pub use server::start;
 pub use settings::{Domain, DomainError, Settings};

@@ -20,6 +20,8 @@ pub(crate) enum Asked {
     Apex,
     /// Instances of a service.
     Service(ServiceQuery),
+    /// What the prepared query of this name or id finds.
+    Query(String),
     /// This machine, or another that nobody knows.
     Node(String),
     /// An address written as a name.
@@ -98,7 +100,8 @@ fn asked(labels: &[String], qtype: Rtype, datacenter: &str) -> Asked {
             "service" => service,
             "node" => node,
             "addr" => address,
-            "query" | "connect" | "virtual" | "ingress" => |_: &[String]| Asked::Nothing,
+            "query" => query,
+            "connect" | "virtual" | "ingress" => |_: &[String]| Asked::Nothing,
             underscored if qtype == Rtype::SRV && underscored.starts_with('_') => {
                 // Consul lets `.service` be left out of RFC 2782's names.
                 return match here(right, datacenter) {
@@ -143,6 +146,18 @@ fn service(left: &[String]) -> Asked {
         [] => Asked::Between,
         labels => query(labels.to_vec(), None),
     }
+}
+
+/// `NAME.query`, or as RFC 2782 has it: `_NAME._tcp.query`. Names may have dots.
+fn query(left: &[String]) -> Asked {
+    let name = match left {
+        [name @ .., proto] if !name.is_empty() && proto.starts_with('_') => {
+            let joined = name.join(".");
+            joined.strip_prefix('_').map(str::to_owned)
+        }
+        _ => None,
+    };
+    Asked::Query(name.unwrap_or_else(|| left.join(".")))
 }
 
 fn node(left: &[String]) -> Asked {

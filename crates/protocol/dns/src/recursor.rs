@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::front::Asking;
+use crate::front::Elsewhere;
 use crate::name::DnsName;
 use crate::wire::{self, Query, Record, TCP_BYTES_MAX, Transport, only_truncated};
 
@@ -24,14 +24,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The answer to `packet` once others were asked, or without them when none answers.
 pub(crate) async fn ask(
     packet: &[u8],
-    asking: &Asking,
+    asking: &Elsewhere,
     transport: Transport,
     recursors: &[SocketAddr],
     random: &mut Random,
 ) -> Vec<u8> {
     match asking {
-        Asking::Forward(query) => forward(packet, query, transport, recursors, random).await,
-        Asking::Follow {
+        Elsewhere::Forward(query) => forward(packet, query, transport, recursors, random).await,
+        Elsewhere::Follow {
             query,
             reply,
             target,

@@ -15,14 +15,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::front::{Asking, Front, Step};
-use crate::recursor::{ask, framed};
+use crate::queries::Queries;
+use crate::recursor::framed;
 use crate::settings::Settings;
 use crate::wire::{Transport, UDP_BYTES_MAX};
 
 /// Tasks that read datagrams: one may be busy with a large service while the other
 /// answers.
 const UDP_READERS: usize = 2;
-/// Questions that wait for recursors at the same time, and no longer than they do.
+/// Questions that wait for recursors or prepared queries at the same time, and no longer
+/// than they do.
 const FORWARDED_MAX: usize = 256;
 /// Connections at the same time.
 const CONNECTIONS_MAX: usize = 512;
@@ -38,6 +40,7 @@ const QUESTION_BYTES_MAX: usize = UDP_BYTES_MAX;
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers on both sockets, which should have the same address, until `tasks` stop.
+/// Without `queries` there are no names below `query`.
 ///
 /// # Errors
 /// When a socket cannot be handed to the runtime.
@@ -47,6 +50,7 @@ pub fn start(
     udp: StdUdp,
     settings: Settings,
     catalog: watch::Receiver<Arc<Catalog>>,
+    queries: Option<Arc<dyn Queries>>,
 ) -> io::Result<()> {
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
@@ -56,6 +60,7 @@ pub fn start(
             settings,
             catalog,
             clock: group.clock().clone(),
+            queries,
         },
         tasks: group.clone(),
         forwarded: Arc::new(Semaphore::new(FORWARDED_MAX)),
@@ -126,14 +131,15 @@ impl Server {
         mut random: Random,
     ) {
         let Ok(permit) = Arc::clone(&self.forwarded).try_acquire_owned() else {
-            let at_once = asking.at_once(Transport::Udp);
+            let recursion = self.front.recursion();
+            let at_once = asking.at_once(Transport::Udp, recursion);
             return send(&udp, &at_once, client).await;
         };
         let stop = self.tasks.stop_signal();
         drop(self.tasks.once("forward", async move {
             let _permit = permit;
-            let recursors = &server.front.settings.recursors;
-            let answer = ask(&packet, &asking, Transport::Udp, recursors, &mut random);
+            let (front, from) = (&server.front, client.ip());
+            let answer = front.later(&packet, &asking, Transport::Udp, from, &mut random);
             if let Some(answer) = stop.unless(answer).await {
                 send(&udp, &answer, client).await;
             }
@@ -162,7 +168,7 @@ impl Server {
             drop(self.tasks.once("connection", async move {
                 let _held = (permit, place);
                 // A client that goes away, or takes too long, is nobody's error.
-                if let Some(Err(error)) = stop.unless(server.converse(stream)).await {
+                if let Some(Err(error)) = stop.unless(server.converse(stream, client.ip())).await {
                     tracing::trace!(%client, %error, "connection ended");
                 }
             }));
@@ -170,7 +176,7 @@ impl Server {
     }
 
     /// Answers until the client has no more questions.
-    async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream, client: IpAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut random = Random::from_entropy();
         loop {
@@ -184,7 +190,7 @@ impl Server {
             let answer = match self.front.handle(&packet, Transport::Tcp, &mut random) {
                 Step::Silent => return Ok(()),
                 Step::Send(answer) => answer,
-                Step::Ask(asking) => self.ask(&packet, &asking, &mut random).await,
+                Step::Ask(asking) => self.ask(&packet, &asking, client, &mut random).await,
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let answer = framed(length, &answer);
@@ -192,13 +198,21 @@ impl Server {
         }
     }
 
-    async fn ask(&self, packet: &[u8], asking: &Asking, random: &mut Random) -> Vec<u8> {
+    async fn ask(
+        &self,
+        packet: &[u8],
+        asking: &Asking,
+        client: IpAddr,
+        random: &mut Random,
+    ) -> Vec<u8> {
         match self.forwarded.try_acquire() {
             Ok(_permit) => {
-                let recursors = &self.front.settings.recursors;
-                ask(packet, asking, Transport::Tcp, recursors, random).await
+                let front = &self.front;
+                front
+                    .later(packet, asking, Transport::Tcp, client, random)
+                    .await
             }
-            Err(_) => asking.at_once(Transport::Tcp),
+            Err(_) => asking.at_once(Transport::Tcp, self.front.recursion()),
         }
     }
 }

@@ -87,6 +87,7 @@ fn front_of(settings: Settings, catalog: Catalog) -> Front {
         settings,
         catalog,
         clock: Clock::starting_at(wall),
+        queries: None,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::{Catalog, Health, Instance};
 use atoll_runtime::Random;
@@ -36,6 +37,8 @@ pub(crate) struct View<'a> {
     pub(crate) records_max: usize,
     /// Names that may still lead to others.
     pub(crate) aliases_max: usize,
+    /// How long the answer may be kept.
+    pub(crate) ttl: Duration,
 }
 
 /// What becomes of a question.
@@ -46,6 +49,8 @@ pub(crate) enum Outcome {
     Elsewhere {
         otherwise: Rcode,
     },
+    /// A prepared query must be run first; see [`View::found`].
+    Prepared(String),
 }
 
 impl View<'_> {
@@ -63,8 +68,33 @@ impl View<'_> {
             Asked::Nothing => None,
             Asked::Address(ip) => Some(self.address(name, qtype, ip)),
             Asked::Node(node) => self.node(name, qtype, &node),
-            Asked::Service(query) => self.service(name, qtype, &query, domain, random),
+            Asked::Query(query) => return Outcome::Prepared(query),
+            Asked::Service(query) => {
+                let fit = self.instances(&query);
+                self.named(name, qtype, fit, domain, random)
+            }
         };
+        Outcome::Reply(self.finished(found, domain))
+    }
+
+    /// The answer to a question for what a prepared query found.
+    pub(crate) fn found(
+        &self,
+        name: &DnsName,
+        qtype: Rtype,
+        instances: &[Arc<Instance>],
+        random: &mut Random,
+    ) -> Reply {
+        let Some(Place { domain, .. }) = place(name, qtype, self.settings) else {
+            return Reply::default();
+        };
+        let fit = instances.iter().map(Arc::as_ref);
+        let fit = fit.filter(|instance| instance.weight > 0).collect();
+        let found = self.named(name, qtype, fit, domain, random);
+        self.finished(found, domain)
+    }
+
+    fn finished(&self, found: Option<Reply>, domain: &Domain) -> Reply {
         let exists = found.is_some();
         let mut reply = found.unwrap_or_default();
         reply.authoritative = true;
@@ -75,7 +105,7 @@ impl View<'_> {
             // RFC 2308 §2: says for how long it may be believed.
             reply.authority.extend(self.soa(domain));
         }
-        Outcome::Reply(reply)
+        reply
     }
 
     /// The name outside of our domains that an answer ends with, if it does.
@@ -141,15 +171,15 @@ impl View<'_> {
         Some(reply)
     }
 
-    fn service(
+    /// `fit` by name; `None` when there is nobody.
+    fn named(
         &self,
         name: &DnsName,
         qtype: Rtype,
-        query: &ServiceQuery,
+        fit: Vec<&Instance>,
         domain: &Domain,
         random: &mut Random,
     ) -> Option<Reply> {
-        let fit = self.instances(query);
         if fit.is_empty() {
             return None;
         }
@@ -288,7 +318,8 @@ impl View<'_> {
         });
         let found = match found {
             Some(Outcome::Reply(reply)) => Some(reply.answers),
-            Some(Outcome::Elsewhere { .. }) | None => None,
+            // A host that is a prepared query's name is not looked up.
+            Some(Outcome::Elsewhere { .. } | Outcome::Prepared(_)) | None => None,
         };
         found.into_iter().flatten()
     }
@@ -361,7 +392,7 @@ impl View<'_> {
     fn record(&self, owner: &DnsName, data: Data) -> Record {
         Record {
             owner: owner.clone(),
-            ttl_s: self.settings.ttl.as_secs().try_into().unwrap_or(u32::MAX),
+            ttl_s: self.ttl.as_secs().try_into().unwrap_or(u32::MAX),
             data,
         }
     }

@@ -1,16 +1,25 @@
 //! Over real sockets.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdUdp};
 
 use atoll_runtime::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::*;
+use crate::queries::{Found, Queries, QueryFailed, Running};
 use crate::recursor::framed;
 
 /// A server on a free port that is the same for both.
 async fn server(tasks: &Tasks, settings: Settings) -> SocketAddr {
+    server_with(tasks, settings, None).await
+}
+
+async fn server_with(
+    tasks: &Tasks,
+    settings: Settings,
+    queries: Option<Arc<dyn Queries>>,
+) -> SocketAddr {
     loop {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = tcp.local_addr().unwrap();
@@ -18,7 +27,8 @@ async fn server(tasks: &Tasks, settings: Settings) -> SocketAddr {
             continue;
         };
         let (_, catalog) = watch::channel(Arc::new(catalog()));
-        crate::start(tasks, tcp.into_std().unwrap(), udp, settings, catalog).unwrap();
+        let tcp = tcp.into_std().unwrap();
+        crate::start(tasks, tcp, udp, settings, catalog, queries).unwrap();
         return address;
     }
 }
@@ -181,5 +191,81 @@ async fn a_host_that_is_a_name_elsewhere_is_followed_there() {
     let alone = server(&tasks, asking(vec![bad])).await;
     let alias = "NOERROR aa rd ra\n  answer far.service.consul 5 CNAME web.service.far.";
     assert_eq!(shown(&by_udp(alone, &ask).await), alias);
+    tasks.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Queries that find what their name says.
+struct Canned;
+
+impl Queries for Canned {
+    fn run<'a>(&'a self, name: &'a str, client: IpAddr) -> Running<'a> {
+        assert_eq!(client, IpAddr::from(Ipv4Addr::LOCALHOST));
+        Box::pin(async move {
+            let catalog = catalog();
+            let (service, ttl) = match name {
+                "broken" => return Err(QueryFailed("as asked".to_owned())),
+                "slow" => std::future::pending().await,
+                "nothing" => return Ok(None),
+                "nobody" => return Ok(Some(Found::default())),
+                "my.sick" => ("sick", Some(Duration::from_secs(60))),
+                service => (service, None),
+            };
+            Ok(Some(Found {
+                instances: catalog.instances(service).to_vec(),
+                ttl,
+            }))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_below_query_are_what_a_prepared_query_finds() {
+    let tasks = tasks();
+    let address = server_with(&tasks, settings(), Some(Arc::new(Canned))).await;
+    // The serial of the zone is the time.
+    let told = |answer: &[u8]| {
+        let text = shown(answer);
+        let lines = text.lines().filter(|line| !line.contains(" SOA "));
+        lines.collect::<Vec<_>>().join(
+            "
+",
+        )
+    };
+    for (name, qtype, wanted) in [
+        // Whom the query found is named, whatever the catalogue says of its health.
+        (
+            "my.Sick.query.consul",
+            Rtype::A,
+            "NOERROR aa rd\n  answer my.sick.query.consul 60 A 10.0.0.8",
+        ),
+        ("my.sick.query.dc1.consul", Rtype::AAAA, "NOERROR aa rd"),
+        (
+            "_my.sick._tcp.query.consul",
+            Rtype::SRV,
+            "NOERROR aa rd\n  additional 0a000008.addr.dc1.consul 60 A 10.0.0.8\n  \
+             answer _my.sick._tcp.query.consul 60 SRV 1 1 1 0a000008.addr.dc1.consul",
+        ),
+        (
+            "alias.query.consul",
+            Rtype::A,
+            "NOERROR aa rd\n  answer alias.query.consul 5 CNAME web.service.consul.\n  answer web.service.consul 5 A 10.0.0.1\n  answer web.service.consul 5 A 10.0.0.2",
+        ),
+        ("nobody.query.consul", Rtype::A, "NXDOMAIN aa rd"),
+        ("nothing.query.consul", Rtype::A, "NXDOMAIN aa rd"),
+        ("my.sick.query.dc2.consul", Rtype::A, "NXDOMAIN aa rd"),
+        ("query.consul", Rtype::A, "NOERROR aa rd"),
+        ("broken.query.consul", Rtype::A, "SERVFAIL rd"),
+        ("slow.query.consul", Rtype::A, "SERVFAIL rd"),
+    ] {
+        let ask = question(name, qtype, None);
+        assert_eq!(told(&by_udp(address, &ask).await), wanted, "{name}");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        send_tcp(&mut stream, &ask).await;
+        assert_eq!(
+            told(&receive_tcp(&mut stream).await.unwrap()),
+            wanted,
+            "{name}"
+        );
+    }
     tasks.stop(Duration::from_secs(5)).await.unwrap();
 }
