@@ -15,7 +15,7 @@ use crate::view::{Known, Topic};
 use crate::wire::{Fields, Refusal, Reply};
 
 /// The Consul whose API this is.
-const VERSION: &str = "1.20.0";
+pub(crate) const VERSION: &str = "1.20.0";
 /// What Consul says when nobody gave a reason.
 const MAINTENANCE: &str = "Maintenance mode is enabled for this service, but no reason was provided. This is a default message.";
 
@@ -61,7 +61,7 @@ impl Front {
     }
 
     /// All instances that are no other node's.
-    fn local(&self) -> Vec<Arc<Instance>> {
+    pub(crate) fn local(&self) -> Vec<Arc<Instance>> {
         let catalog = self.registry.current();
         let all = catalog.services.values().flat_map(|list| list.iter());
         let local = all.filter(|instance| definition(instance).node.is_empty());

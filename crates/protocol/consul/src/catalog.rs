@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::agent::gone;
-use crate::keys::{NODES, NODES_MARK};
+use crate::keys::{COORDINATES, COORDINATES_MARK, NODES, NODES_MARK};
 use crate::server::{Answer, Asked, Front};
 use crate::stored;
 use crate::translate::{self, Node, definition, shown_id, shown_name};
@@ -345,7 +345,13 @@ impl Front {
             gone(self.registry.deregister(service, id, Source::Client).await)?;
         }
         let key = format!("{NODES}{name}");
-        let delete = [Op::Delete(Span::from(&key[..])), Op::put(NODES_MARK, "")];
+        let coordinate = format!("{COORDINATES}{name}");
+        let delete = [
+            Op::Delete(Span::from(&key[..])),
+            Op::put(NODES_MARK, ""),
+            Op::Delete(Span::from(&coordinate[..])),
+            Op::put(COORDINATES_MARK, ""),
+        ];
         self.store.commit(Txn::of(delete)).await?;
         Ok(self.end_sessions_of(name).await?)
     }

@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::query;
+use crate::{coordinates, events, machine, mesh, operator, query, ui};
 
 /// An endpoint with what stands in its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,12 @@ pub(crate) enum Endpoint {
     SessionNode(String),
     SessionList,
     Query(query::Endpoint),
+    Event(events::Endpoint),
+    Coordinate(coordinates::Endpoint),
+    Operator(operator::Endpoint),
+    Machine(machine::Endpoint),
+    Ui(ui::Endpoint),
+    Mesh(mesh::Empty),
     /// Consul has it and we do not.
     Unsupported(&'static str),
 }
@@ -55,27 +61,13 @@ pub(crate) enum Endpoint {
 const UNSUPPORTED: &[&str] = &[
     "acl",
     "agent/connect",
-    "agent/force-leave",
     "agent/health",
-    "agent/host",
-    "agent/join",
-    "agent/leave",
     "agent/maintenance",
-    "agent/metrics",
-    "agent/monitor",
-    "agent/reload",
     "agent/token",
-    "agent/version",
-    "catalog/connect",
-    "catalog/gateway-services",
     "config",
     "connect",
-    "coordinate",
     "discovery-chain",
-    "event",
     "exported-services",
-    "health/connect",
-    "health/ingress",
     "internal",
     "operator",
     "peering",
@@ -128,15 +120,37 @@ pub(crate) fn find(path: &str) -> Option<Endpoint> {
         ["session", "info", id] => E::SessionInfo(id.to_owned()),
         ["session", "node", node] => E::SessionNode(node.to_owned()),
         ["session", "list"] => E::SessionList,
-        ["query", ref below @ ..] => E::Query(query::Endpoint::find(below)),
-        _ => {
-            let below = |known: &&&str| {
-                let after = path.strip_prefix(**known);
-                after.is_some_and(|after| after.is_empty() || after.starts_with('/'))
-            };
-            E::Unsupported(UNSUPPORTED.iter().find(below)?)
-        }
+        _ => return further(&parts).or_else(|| unsupported(path)),
     })
+}
+
+/// What has a table of its own.
+fn further(parts: &[&str]) -> Option<Endpoint> {
+    use Endpoint as E;
+    if let Some(empty) = mesh::Empty::find(parts) {
+        return Some(E::Mesh(empty));
+    }
+    match parts {
+        ["agent", below @ ..] => machine::Endpoint::find(below).map(E::Machine),
+        ["coordinate", below @ ..] => coordinates::Endpoint::find(below).map(E::Coordinate),
+        ["event", below @ ..] => events::Endpoint::find(below).map(E::Event),
+        ["internal", "ui", below @ ..] => ui::Endpoint::find(below).map(E::Ui),
+        ["operator", below @ ..] => operator::Endpoint::find(below).map(E::Operator),
+        ["query", below @ ..] => Some(E::Query(query::Endpoint::find(below))),
+        _ => None,
+    }
+}
+
+fn unsupported(path: &str) -> Option<Endpoint> {
+    let below = |known: &&&str| {
+        let after = path.strip_prefix(**known);
+        after.is_some_and(|after| after.is_empty() || after.starts_with('/'))
+    };
+    UNSUPPORTED
+        .iter()
+        .find(below)
+        .copied()
+        .map(Endpoint::Unsupported)
 }
 
 fn rest(parts: &[&str], from: usize) -> String {
@@ -181,6 +195,12 @@ impl Endpoint {
             | Self::SessionRenew(_) => &[Method::PUT],
             Self::Kv(_) => &[Method::GET, Method::PUT, Method::DELETE],
             Self::Query(below) => below.methods(),
+            Self::Event(below) => below.methods(),
+            Self::Coordinate(below) => below.methods(),
+            Self::Operator(below) => below.methods(),
+            Self::Machine(below) => below.methods(),
+            Self::Ui(below) => below.methods(),
+            Self::Mesh(below) => below.methods(),
             // To say that there is none, any method will do.
             Self::Unsupported(_) => &[Method::GET, Method::PUT, Method::POST, Method::DELETE],
             Self::AgentSelf

@@ -383,7 +383,8 @@ impl Parser {
     }
 }
 
-fn regex(text: &str) -> Result<Regex, String> {
+/// A regular expression of a stranger's, within bounds.
+pub(crate) fn regex(text: &str) -> Result<Regex, String> {
     let limits = Regex::config()
         .nfa_size_limit(Some(REGEX_BYTES_MAX))
         .hybrid(false)

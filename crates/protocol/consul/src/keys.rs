@@ -32,6 +32,11 @@ pub(crate) const HINTS: &str = "consul/locks/";
 /// Keys that nobody may lock for a while, each with a lease.
 pub(crate) const DELAYS: &str = "consul/delays/";
 
+/// Coordinates of nodes, by name.
+pub(crate) const COORDINATES: &str = "consul/coordinates/";
+/// Rewritten whenever one is deleted.
+pub(crate) const COORDINATES_MARK: &str = "consul/marks/coordinates";
+
 /// Where it stands that a session holds a key.
 pub(crate) fn lock_hint(session: &str, key: &str) -> String {
     format!("{HINTS}{session}/{key}")

@@ -9,19 +9,28 @@
 
 mod agent;
 mod catalog;
+mod coordinates;
 mod endpoint;
+mod events;
 mod filter;
 mod fuzz;
 mod guard;
 mod health;
 mod keys;
 mod kv;
+mod machine;
+mod mesh;
+mod metrics;
+mod moment;
+mod operator;
 mod query;
+mod refused;
 mod server;
 mod sessions;
 mod shared;
 mod stored;
 mod translate;
+mod ui;
 mod view;
 mod wire;
 

@@ -9,7 +9,7 @@ use atoll_model::{Fault, FaultKind};
 use atoll_net::body::{BodyError, read_limited};
 use atoll_net::serve::Peer;
 use atoll_registry::{Registry, RegistryError};
-use atoll_runtime::{Random, Stop};
+use atoll_runtime::{Clock, Random, Stop};
 use atoll_store::{Store, StoreError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -20,6 +20,8 @@ use crate::Settings;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
 use crate::guard;
+use crate::metrics::Metrics;
+use crate::refused;
 use crate::shared::Shared;
 use crate::translate::Node;
 use crate::view::{Topic, View};
@@ -45,6 +47,9 @@ pub(crate) struct Front {
     token: Option<String>,
     pub(crate) random: Mutex<Random>,
     pub(crate) shared: Shared,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Clock,
+    pub(crate) started_unix_ms: u64,
     locks: [tokio::sync::Mutex<()>; LOCKS],
 }
 
@@ -108,6 +113,7 @@ impl Front {
             created: 1,
             modified: 1,
         };
+        let clock = Clock::system();
         Arc::new(Self {
             view: View::new(registry.current()),
             registry,
@@ -116,6 +122,9 @@ impl Front {
             token: settings.token,
             random: Mutex::new(Random::from_entropy()),
             shared: Shared::default(),
+            metrics: Metrics::default(),
+            started_unix_ms: clock.wall_unix_ms(),
+            clock,
             locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         })
     }
@@ -183,8 +192,19 @@ impl Asked {
     }
 }
 
-/// Answers one request.
+/// Answers one request, and counts it.
 pub(crate) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let began = front.clock.now();
+    let response = answered(&front, request).await;
+    if let Some(path) = uri.path().strip_prefix("/v1/") {
+        let time = front.clock.now().saturating_duration_since(began);
+        front.metrics.took(&method, path, time);
+    }
+    response
+}
+
+async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let pretty = query.has("pretty");
     let stale = query.has("stale") || query.has("max_stale");
@@ -195,7 +215,7 @@ pub(crate) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Res
     };
     let reading = request.method() == Method::GET;
     let method = request.method().clone();
-    let (reply, index) = match handle(&front, request, query).await {
+    let (reply, index) = match handle(front, request, query).await {
         Ok(Outcome::Answer(answer)) => (answer.reply, answer.index),
         Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
         Err(refusal) => (Reply::Text(refusal.status, refusal.text), None),
@@ -255,7 +275,7 @@ async fn handle(
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, text));
     }
     if let Endpoint::Unsupported(path) = endpoint {
-        return Err(Refusal::unsupported(format_args!("/v1/{path}")));
+        return Err(refused(path));
     }
     guard::check(front.token.as_deref(), &query, &head.headers)?;
     common(front, &query)?;
@@ -298,7 +318,9 @@ async fn handle(
         (Some(filter), Some(below)) => Some((Filter::parse(filter)?, below)),
         (Some(_), None) => return Err(Refusal::unsupported("?filter= here")),
     };
+    let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
     let mut answer = front.dispatch(endpoint, &asked).await?;
+    drop(blocking);
     if let (Some((filter, below)), Reply::Json(StatusCode::OK, value)) = (filter, &mut answer.reply)
     {
         match below {
@@ -386,8 +408,23 @@ impl Front {
             E::SessionNode(node) => self.session_list(Some(&node), asked).await,
             E::SessionList => self.session_list(None, asked).await,
             E::Query(below) => self.query(below, asked).await,
-            E::Unsupported(path) => Err(Refusal::unsupported(format_args!("/v1/{path}"))),
+            E::Event(below) => self.event(below, asked).await,
+            E::Coordinate(below) => self.coordinate(below, asked).await,
+            E::Operator(below) => self.operator(below, asked).await,
+            E::Machine(below) => self.machine(below, asked).await,
+            E::Ui(below) => self.ui(below, asked).await,
+            E::Mesh(list) => self.nothing(list, asked).await,
+            E::Unsupported(path) => Err(refused(path)),
         }
+    }
+}
+
+/// What is not there, with the reason.
+fn refused(path: &str) -> Refusal {
+    let what = format!("/v1/{path}");
+    match refused::reason(path) {
+        Some(reason) => Refusal::because(what, reason),
+        None => Refusal::unsupported(what),
     }
 }
 

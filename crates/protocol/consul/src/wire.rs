@@ -31,6 +31,12 @@ impl Refusal {
         let text = format!("{what} is not supported by Atoll; see SPEC.md of its Consul front");
         Self::new(StatusCode::NOT_IMPLEMENTED, text)
     }
+
+    /// The same with the reason.
+    pub(crate) fn because(what: impl std::fmt::Display, why: &str) -> Self {
+        let text = format!("{what} is not supported by Atoll: {why}");
+        Self::new(StatusCode::NOT_IMPLEMENTED, text)
+    }
 }
 
 /// What an endpoint answers.

@@ -3,16 +3,14 @@
 //! Consul interpolates every text of `Service` with HIL; its documentation names the
 //! five variables, and these are what there is here. `$${` stands for `${`, as in HIL.
 
-use regex_automata::meta::Regex;
 use regex_automata::util::captures::Captures;
 use serde_json::Value;
 
 use super::definition::Definition;
+use crate::filter::regex;
 
 /// The one type of template.
 pub(super) const PREFIX: &str = "name_prefix_match";
-/// Bytes that a compiled expression may take: `(a{1000}){1000}` is short.
-const REGEX_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of one text after interpolation: `${name.full}` may be written many times.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -50,12 +48,7 @@ fn matches<'n>(regexp: &str, name: &'n str) -> Result<Vec<&'n str>, String> {
     if regexp.is_empty() {
         return Ok(Vec::new());
     }
-    let limits = Regex::config()
-        .nfa_size_limit(Some(REGEX_BYTES_MAX))
-        .hybrid(false)
-        .dfa(false);
-    let regex = Regex::builder().configure(limits).build(regexp);
-    let regex = regex.map_err(|error| format!("Bad Regexp: {error}"))?;
+    let regex = regex(regexp).map_err(|error| format!("Bad Regexp: {error}"))?;
     let mut captures: Captures = regex.create_captures();
     regex.captures(name, &mut captures);
     if !captures.is_match() {
