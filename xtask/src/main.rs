@@ -19,6 +19,7 @@ mod python;
 mod steps;
 mod summary;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -26,7 +26,7 @@ pub(crate) fn prepare(root: &Path, target: &Path) -> anyhow::Result<Option<PathB
     };
     let wanted = lists.concat();
     if !answers(root, "") {
-        println!("no python3 here: the Python services are not tested");
+        println!("note: no python3 here: tests with Python's services and clients are skipped");
         return Ok(None);
     }
     let folder = target.join("python");

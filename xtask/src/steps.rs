@@ -10,7 +10,8 @@ use cargo_metadata::Metadata;
 
 use crate::house::House;
 use crate::summary::Outcome;
-use crate::{debian, process, python, tidy, unknown_word};
+use crate::tools::Tool;
+use crate::{debian, process, tidy, unknown_word};
 
 /// The crate of end-to-end tests: it wants the other binaries built first.
 const E2E: &str = "atoll-e2e";
@@ -63,7 +64,7 @@ impl Step {
             Self::Unit => "tests beside the code, and those in the documentation",
             Self::Integration => "tests of a crate from outside (`tests/`)",
             Self::E2e => {
-                "the binaries, over sockets and signals; with Python services if it is there"
+                "the binaries, over sockets and signals; clients in Python, Node, Go and Java where those are"
             }
         }
     }
@@ -141,31 +142,38 @@ fn e2e(root: &Path) -> anyhow::Result<Outcome> {
         .no_deps()
         .exec()?;
     let mut outcome = Outcome::default();
-    let mut command = cargo_test(root);
-    // By name in the whole workspace: `--package` would choose other features of what
-    // they stand on, and compile that again.
+    let mut ready = Vec::new();
+    for tool in Tool::ALL {
+        match tool.prepare(root, metadata.target_directory.as_std_path()) {
+            Ok(Some(folder)) => ready.push((tool, folder)),
+            Ok(None) => {}
+            Err(error) => {
+                // The other tests are still worth running.
+                println!("error: {tool:?}: {error:#}");
+                outcome.counts.failed += 1;
+            }
+        }
+    }
     let names = test_names(&metadata, E2E);
     // Without a name cargo would run the tests of everything.
     anyhow::ensure!(!names.is_empty(), "{E2E} has no tests");
-    for name in names {
-        command.args(["--test", name]);
-    }
-    command.args(["--", E2E_TEST_THREADS]);
-    match python::prepare(root, metadata.target_directory.as_std_path()) {
-        Ok(Some(bin)) => {
-            // There a test is ignored only for the lack of Python.
-            command
-                .env("ATOLL_E2E_PYTHON", bin)
-                .arg("--include-ignored");
+    let (whole, lacking): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .partition(|name| ready.iter().any(|(tool, _)| *tool == Tool::of(name)));
+    // A test is ignored only for the lack of its tool.
+    for (names, ignored) in [(whole, "--include-ignored"), (lacking, "")] {
+        if names.is_empty() {
+            continue;
         }
-        Ok(None) => {}
-        Err(error) => {
-            // The other tests are still worth running.
-            println!("error: Python packages: {error:#}");
-            outcome.counts.failed += 1;
-        }
+        let mut command = cargo_test(root);
+        // By name in the whole workspace: `--package` would choose other features of
+        // what they stand on, and compile that again.
+        command.args(names.iter().flat_map(|name| ["--test", name]));
+        command.args(["--", E2E_TEST_THREADS]);
+        command.args(Some(ignored).filter(|word| !word.is_empty()));
+        command.envs(ready.iter().map(|(tool, folder)| (tool.variable(), folder)));
+        outcome.counts += process::count_tests(&mut command)?.counts;
     }
-    outcome.counts += process::count_tests(&mut command)?.counts;
     Ok(outcome)
 }
 
