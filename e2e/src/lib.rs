@@ -13,6 +13,7 @@ pub mod http;
 pub mod load;
 pub mod outside;
 pub mod shop;
+pub mod spring;
 
 use std::fs;
 use std::io::Read;
@@ -347,7 +348,7 @@ fn listening(yaml: &str) -> String {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln_once(&self.printed());
+            eprintln_once("atoll up", &self.printed());
         }
         if let Some(mut child) = self.atoll.take() {
             if let Ok(pid) = i32::try_from(child.id()) {
@@ -371,8 +372,8 @@ impl Drop for World {
     clippy::print_stderr,
     reason = "shown by the test runner when a test failed"
 )]
-fn eprintln_once(printed: &str) {
-    eprintln!("--- atoll up printed:\n{printed}");
+fn eprintln_once(program: &str, printed: &str) {
+    eprintln!("--- {program} printed:\n{printed}");
 }
 
 /// Sends a signal; a process that is gone already is fine.
