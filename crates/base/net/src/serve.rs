@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_runtime::{Restart, Stop, Tasks};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,6 +28,11 @@ use tracing::{debug, warn};
 /// Pause after `accept` failed for want of descriptors: without one the loop
 /// would spin until somebody closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest body that hyper is sure to read off when a handler refused it unread. After a
+/// longer one it closes the connection, and must say so: Node's client, for one, sends
+/// its next request into it otherwise, and gets a reset for an answer.
+const REST_BYTES_MAX: u64 = 4 * 1024;
 
 /// What a server allows its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +165,18 @@ async fn connection<S, B>(
         request.extensions_mut().insert(Peer(peer));
         // An answer that never ends by itself (a watch) must end with the server.
         request.extensions_mut().insert(told.clone());
-        service.clone().oneshot(request)
+        let declared = request.body().size_hint().upper();
+        let may_be_left = declared.is_none_or(|bytes| bytes > REST_BYTES_MAX);
+        let answered = service.clone().oneshot(request);
+        async move {
+            let mut answer = answered.await?;
+            let refused = answer.status().is_client_error() || answer.status().is_server_error();
+            if may_be_left && refused {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -43,7 +43,9 @@ fn world(limits: Limits) -> World {
         async move {
             count.fetch_add(1, Ordering::SeqCst);
             let peer = *request.extensions().get::<Peer>().unwrap();
-            let answer = match request.uri().path() {
+            let request_path = request.uri().path().to_owned();
+            let answer = match request_path.as_str() {
+                "/refuse" => Bytes::from_static(b"no"),
                 "/wait" => {
                     seen.notify_one();
                     gate.notified().await;
@@ -57,7 +59,11 @@ fn world(limits: Limits) -> World {
                     Err(error) => Bytes::from(error.to_string()),
                 },
             };
-            Ok::<_, Infallible>(Response::new(Full::new(answer)))
+            let mut response = Response::new(Full::new(answer));
+            if request_path == "/refuse" {
+                *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -148,6 +154,27 @@ async fn lines_come_one_by_one_without_their_ends() {
         seen.push(line);
     }
     assert_eq!(seen, ["one", "two", "", "three"]);
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_after_a_refusal_says_so() {
+    let world = world(Limits::default());
+    let mut stream = TcpStream::connect(world.socket).await.unwrap();
+    // Small: read off, and the connection goes on.
+    let small = b"PUT /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    stream.write_all(small).await.unwrap();
+    let mut head = vec![0; 512];
+    let read = stream.read(&mut head).await.unwrap();
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    assert!(!head.contains("connection: close"), "{head}");
+    // Long, and never sent: it will not be waited for.
+    let long = b"PUT /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 600000\r\n\r\n";
+    stream.write_all(long).await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 413 "), "{rest}");
+    assert!(rest.contains("connection: close"), "{rest}");
 }
 
 #[tokio::test]
