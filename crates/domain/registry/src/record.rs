@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use atoll_model::{Check, Health, Instance};
 
 use crate::state::shared::Tie;
-use crate::stored::Restored;
+use crate::stored::{Restored, Wall};
 use crate::verdict::Verdict;
 use crate::{Outcome, Registration, Source};
 
@@ -122,7 +122,13 @@ impl Record {
 
     /// A record as it was kept: with its last health, and with at least the grace
     /// period to renew and to speak.
-    pub(crate) fn restored(restored: Restored, stamp: u64, grace: Duration, now: Instant) -> Self {
+    pub(crate) fn restored(
+        restored: Restored,
+        stamp: u64,
+        grace: Duration,
+        wall: Wall,
+        now: Instant,
+    ) -> Self {
         let Restored {
             registration,
             health,
@@ -136,10 +142,18 @@ impl Record {
             Health::Draining => Health::Starting,
             standing => standing,
         };
-        for (checked, (health, output)) in record.checks.iter_mut().zip(checks) {
-            let verdict = Verdict::restored(health.unwrap_or(standing), now);
+        for (checked, stood) in record.checks.iter_mut().zip(checks) {
+            let mut verdict = Verdict::restored(stood.health.unwrap_or(standing), now);
+            let since = stood.critical_since_unix_ms;
+            if let (Some(since), Some(after)) = (since, checked.check.deregister_after) {
+                // It goes on being critical, but gets the grace to say otherwise.
+                let passed = wall
+                    .passed_since(since, now)
+                    .min(after.saturating_sub(grace));
+                verdict.since = now.checked_sub(passed).unwrap_or(now);
+            }
             *checked = Checked::new(checked.check.clone(), verdict);
-            checked.say(&output);
+            checked.say(&stood.output);
             // As with leases: whoever speaks could not while we were down.
             checked.believed = checked.believed.map(|until| until.max(now + grace));
         }

@@ -92,6 +92,7 @@ impl Registry {
             ..settings
         };
         let mut state = State::new(settings, loaded.ceiling, Random::from_entropy(), now);
+        state.began_at(group.clock().wall_unix_ms());
         info!(instances = loaded.instances.len(), "registry opened");
         for instance in loaded.instances {
             state.restore(instance, now);
@@ -141,6 +142,7 @@ impl Registry {
         // The one below, so that what is there counts as news.
         let floor = Revision(revision.0.saturating_sub(1));
         let mut state = State::new(settings, floor, random, now);
+        state.began_at(group.clock().wall_unix_ms());
         state.share(Arc::clone(&member.name), floor);
         state.take_in_all(revision, all, now);
         drop(state.publish());

@@ -22,7 +22,7 @@ use crate::recent::Recent;
 use crate::record::{Answered, Checked, Own, Record};
 use crate::schedule::{Schedule, Target};
 use crate::state::shared::{Owed, Shared};
-use crate::stored::{self, Restored};
+use crate::stored::{self, Restored, Wall};
 use crate::verdict::Verdict;
 use crate::{Change, Detail, Outcome, Preservation, Registration, RegistryError, Settings, Source};
 
@@ -147,6 +147,7 @@ pub(crate) struct State {
     preserver: Preserver,
     /// The time of the last step.
     now: Instant,
+    wall: Wall,
     /// Instances that differ from `catalog`.
     changed: BTreeSet<(ServiceName, InstanceId)>,
     leases: BinaryHeap<Reverse<Lease>>,
@@ -195,6 +196,10 @@ impl State {
             recent: Recent::new(floor, now),
             preserver: Preserver::new(settings.self_preservation),
             now,
+            wall: Wall {
+                at: now,
+                unix_ms: 0,
+            },
             changed: BTreeSet::new(),
             leases: BinaryHeap::new(),
             schedule: Schedule::new(random, now),
@@ -214,12 +219,17 @@ impl State {
         state
     }
 
+    /// Says what time it was when the state began, for what is kept on disk.
+    pub(crate) fn began_at(&mut self, unix_ms: u64) {
+        self.wall.unix_ms = unix_ms;
+    }
+
     /// Takes in an instance that was registered before a restart: with its last
     /// health, to be asked again soon, and with at least the grace period to renew.
     pub(crate) fn restore(&mut self, restored: Restored, now: Instant) {
         let stamp = self.next_stamp();
         let grace = self.settings.grace;
-        let mut record = Record::restored(restored, stamp, grace, now);
+        let mut record = Record::restored(restored, stamp, grace, self.wall, now);
         self.arm(&mut record, now);
         self.insert(record);
     }
@@ -478,7 +488,7 @@ impl State {
         if record.source != Source::Client {
             record.tie = None;
         }
-        self.effects.keep(&mut self.shared, &mut record);
+        self.effects.keep(&mut self.shared, self.wall, &mut record);
         self.insert(record);
         self.tidy();
     }
@@ -561,7 +571,7 @@ impl State {
         if record.refresh(self.now) {
             self.changed.insert((service.clone(), id.clone()));
         }
-        self.effects.keep(&mut self.shared, record);
+        self.effects.keep(&mut self.shared, self.wall, record);
         Ok(())
     }
 
@@ -607,7 +617,7 @@ impl State {
         // One of several checks may change without making the whole better or worse;
         // who watches the checks is told all the same.
         self.changed.insert((service.clone(), id.clone()));
-        self.effects.keep(&mut self.shared, record);
+        self.effects.keep(&mut self.shared, self.wall, record);
     }
 
     fn expire(&mut self, now: Instant) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,31 @@ struct StoredCheck {
     /// The beginning of what it said, when other processes show it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     output: String,
+    /// Since when it is critical, in milliseconds since 1970, when that removes its
+    /// instance in the end: a restart now and then must not keep it for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    critical_since_unix_ms: Option<u64>,
+}
+
+/// The same moment on both clocks, so that what is on disk can tell times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wall {
+    pub(crate) at: Instant,
+    pub(crate) unix_ms: u64,
+}
+
+impl Wall {
+    fn unix_ms_of(self, at: Instant) -> u64 {
+        let after = millis(at.saturating_duration_since(self.at));
+        let before = millis(self.at.saturating_duration_since(at));
+        self.unix_ms.saturating_add(after).saturating_sub(before)
+    }
+
+    /// How long before `now` that was; no time for what is to come, since somebody has
+    /// set the clock.
+    pub(crate) fn passed_since(self, unix_ms: u64, now: Instant) -> Duration {
+        Duration::from_millis(self.unix_ms_of(now).saturating_sub(unix_ms))
+    }
 }
 
 /// What was said of an instance beside its checks.
@@ -117,11 +142,21 @@ pub(crate) struct Restored {
     pub(crate) registration: Registration,
     /// Its last health.
     pub(crate) health: Health,
-    /// That of each check, where it was kept, and what it said.
-    pub(crate) checks: Vec<(Option<Health>, String)>,
+    /// How each check stood.
+    pub(crate) checks: Vec<Stood>,
     pub(crate) words: Words,
     /// Whose it is.
     pub(crate) mark: Option<Mark>,
+}
+
+/// How a check stood.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stood {
+    /// Where it was kept.
+    pub(crate) health: Option<Health>,
+    pub(crate) output: String,
+    /// In milliseconds since 1970, where that matters.
+    pub(crate) critical_since_unix_ms: Option<u64>,
 }
 
 /// Everything that was kept, read back.
@@ -213,7 +248,7 @@ pub(crate) fn forget(instance: &Instance) -> Entry {
     }
 }
 
-pub(crate) fn keep(record: &Record) -> Entry {
+pub(crate) fn keep(record: &Record, wall: Wall) -> Entry {
     let instance = &record.instance;
     let own = record.own.as_ref();
     let mark = record.tie.as_ref().map(|tie| tie.mark());
@@ -229,7 +264,7 @@ pub(crate) fn keep(record: &Record) -> Entry {
         lease_ms: record.lease.map(millis),
         patient: record.patient,
         checks: (record.checks.iter())
-            .map(|checked| StoredCheck::of(checked, shown))
+            .map(|checked| StoredCheck::of(checked, shown, wall))
             .collect(),
         health: instance.health.to_string(),
         own: own.map(|own| own.health.to_string()),
@@ -268,11 +303,14 @@ impl Stored {
             draining: self.draining,
             maintenance: self.maintenance,
         };
-        let standing = |check: &StoredCheck| {
-            let health = check.health.as_deref().map(word).transpose()?;
-            Ok::<_, String>((health, check.output.clone()))
+        let stood = |check: &StoredCheck| {
+            Ok::<_, String>(Stood {
+                health: check.health.as_deref().map(word).transpose()?,
+                output: check.output.clone(),
+                critical_since_unix_ms: check.critical_since_unix_ms,
+            })
         };
-        let checks = self.checks.iter().map(standing);
+        let checks = self.checks.iter().map(stood);
         let checks = checks.collect::<Result<_, _>>()?;
         let registration = Registration {
             service: self.service.parse::<ServiceName>().map_err(in_words)?,
@@ -300,8 +338,9 @@ impl Stored {
 }
 
 impl StoredCheck {
-    fn of(checked: &Checked, shown: bool) -> Self {
-        let check = &checked.check;
+    fn of(checked: &Checked, shown: bool, wall: Wall) -> Self {
+        let (check, verdict) = (&checked.check, &checked.verdict);
+        let critical = verdict.health == Health::Critical && check.deregister_after.is_some();
         let told = matches!(check.probe, Probe::Told { .. });
         Self {
             name: check.name.clone(),
@@ -312,11 +351,12 @@ impl StoredCheck {
             ttl_ms: check.probe.ttl().map(millis),
             at: check.at.as_ref().map(Address::to_string),
             deregister_after_ms: check.deregister_after.map(millis),
-            health: (told || shown).then(|| checked.verdict.health.to_string()),
+            health: (told || shown).then(|| verdict.health.to_string()),
             output: match shown {
                 true => cut(&checked.output, NOTE_BYTES_MAX).to_owned(),
                 false => String::new(),
             },
+            critical_since_unix_ms: critical.then(|| wall.unix_ms_of(verdict.since)),
             interval_ms: millis(check.interval),
             start_interval_ms: millis(check.start_interval),
             start_period_ms: millis(check.start_period),
@@ -361,6 +401,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Verdict;
 
     #[test]
     fn what_is_kept_is_read_back_whole() {
@@ -392,10 +433,16 @@ mod tests {
         let now = tokio::time::Instant::now().into_std();
         let mut record = Record::new(registration.clone(), 1, now);
         record.forced = Some(Health::Draining);
+        record.checks[0].verdict =
+            Verdict::restored(Health::Critical, now - Duration::from_secs(1));
         record.maintenance = Some("new disk".to_owned());
         record.refresh(now);
 
-        let entry = keep(&record);
+        let wall = Wall {
+            at: now,
+            unix_ms: 5_000,
+        };
+        let entry = keep(&record, wall);
         assert_eq!(entry.key, "registry/instances/users/u:1");
         let mut loaded = load(vec![(entry.key, entry.value.unwrap())]);
         let words = Words {
@@ -410,8 +457,14 @@ mod tests {
             registration,
             health: Health::Draining,
             checks: [None, None, starting, starting, None]
-                .map(|health| (health, String::new()))
-                .to_vec(),
+                .into_iter()
+                .enumerate()
+                .map(|(index, health)| Stood {
+                    health,
+                    output: String::new(),
+                    critical_since_unix_ms: (index == 0).then_some(4_000),
+                })
+                .collect(),
             words,
             mark: None,
         };

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::{Effects, Event, Lease, Reverse, State, find, target_of};
 use crate::record::Record;
-use crate::stored::{self, Mark, Restored};
+use crate::stored::{self, Mark, Restored, Wall};
 use crate::{Entry, RegistryError, Source};
 
 /// Names one life of one process among those that share a store.
@@ -174,7 +174,7 @@ impl Record {
 
 impl Effects {
     /// Keeps a client's record as it is now.
-    pub(super) fn keep(&mut self, shared: &mut Option<Shared>, record: &mut Record) {
+    pub(super) fn keep(&mut self, shared: &mut Option<Shared>, wall: Wall, record: &mut Record) {
         if record.source != Source::Client {
             return;
         }
@@ -183,7 +183,7 @@ impl Effects {
             None => (Revision(0), false),
         };
         self.entries.push(Owed {
-            entry: stored::keep(record),
+            entry: stored::keep(record, wall),
             base,
             guarded,
             write: record.tie.as_ref().map_or(0, |tie| tie.write),
@@ -302,7 +302,7 @@ impl State {
         };
         record.stamp = stamp;
         record.deadline = record.lease.map(|lease| now + lease.max(grace));
-        self.effects.keep(&mut self.shared, record);
+        self.effects.keep(&mut self.shared, self.wall, record);
         // Whose it is shows in no catalogue.
         if let Some(shared) = &mut self.shared
             && !held
@@ -432,7 +432,7 @@ impl State {
     fn replace(&mut self, restored: Restored, tie: Tie, now: Instant) {
         let stamp = self.next_stamp();
         let ours = tie.ours;
-        let mut record = Record::restored(restored, stamp, Duration::ZERO, now);
+        let mut record = Record::restored(restored, stamp, Duration::ZERO, self.wall, now);
         record.tie = Some(Box::new(tie));
         let instance = &record.instance;
         if let Some(known) = self.record(&instance.service, &instance.id) {

@@ -433,7 +433,7 @@ fn restored_instances_keep_their_health_and_get_the_grace_period() {
     let kept: Vec<_> = before
         .state
         .records()
-        .map(stored::keep)
+        .map(|record| stored::keep(record, before.state.wall))
         .map(|entry| (entry.key, entry.value.unwrap()))
         .collect();
 
@@ -454,6 +454,33 @@ fn restored_instances_keep_their_health_and_get_the_grace_period() {
 }
 
 #[test]
+fn a_check_stays_critical_over_restarts_and_its_instance_goes_in_time() {
+    let mut world = world();
+    let registration = told("u1", Some(10 * SECOND), Some(60 * SECOND));
+    world.register(registration).unwrap();
+    // It falls silent at once; Atoll is started anew each 50 s.
+    let mut took_secs = 0;
+    while world.state.count > 0 && took_secs < 600 {
+        world.pass(50 * SECOND);
+        took_secs += 50;
+        let wall = world.state.wall;
+        let kept = world.state.records().map(|record| {
+            let entry = stored::keep(record, wall);
+            (entry.key, entry.value.unwrap())
+        });
+        let loaded = stored::load(kept.collect());
+        let now = world.now;
+        world.state = State::new(Settings::default(), Revision(0), Random::from_seed(7), now);
+        world.state.began_at(took_secs * 1000);
+        for instance in loaded.instances {
+            world.state.restore(instance, now);
+        }
+    }
+    // Critical at 10 s it would go at 70 s; after the restart at 50 s it has the grace.
+    assert_eq!(took_secs, 100);
+}
+
+#[test]
 fn restored_checks_are_spread() {
     let mut before = world();
     for number in 0..1000 {
@@ -463,7 +490,7 @@ fn restored_checks_are_spread() {
     let kept: Vec<_> = before
         .state
         .records()
-        .map(stored::keep)
+        .map(|record| stored::keep(record, before.state.wall))
         .map(|entry| (entry.key, entry.value.unwrap()))
         .collect();
     let mut after = world_with(Settings {
