@@ -59,7 +59,21 @@ pub enum NameError {
     },
 }
 
+/// No service can be called so.
+const NODES: &str = "@nodes";
+
 impl ServiceName {
+    /// The name under which the registry keeps what it knows of nodes; no service can
+    /// have it, since no text is read as it.
+    pub fn of_nodes() -> Self {
+        Self(NODES.into())
+    }
+
+    /// Whether it is [`ServiceName::of_nodes`].
+    pub fn is_of_nodes(&self) -> bool {
+        *self.0 == *NODES
+    }
+
     /// The name as text, always lower case.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -183,6 +197,13 @@ mod tests {
         assert!(refused("users.").contains("position 6"));
         assert!(refused("").contains("may not be empty"));
         assert!(refused(&"a".repeat(64)).contains("at most 63"));
+    }
+
+    #[test]
+    fn the_name_of_nodes_is_none_that_can_be_given() {
+        let nodes = ServiceName::of_nodes();
+        assert!(nodes.is_of_nodes());
+        assert!(nodes.as_str().parse::<ServiceName>().is_err());
     }
 
     #[test]

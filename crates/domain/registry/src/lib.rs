@@ -6,12 +6,14 @@
 //! asks the instances, `writer.rs` makes registrations durable through a
 //! [`Journal`]. It knows no protocol: Eureka, Consul and the admin API translate.
 
+mod aliases;
 mod checks;
 mod deadlines;
 mod error;
 mod history;
 mod journal;
 mod kept;
+mod nodes;
 mod owner;
 mod preservation;
 mod probe;
@@ -32,6 +34,7 @@ pub use error::RegistryError;
 pub use history::Change;
 pub use journal::{Entry, Journal, JournalError, Kept, Memory, Pending};
 pub use kept::InStore;
+pub use nodes::NodeRegistration;
 pub use preservation::{Preservation, SelfPreservation};
 pub use registration::{Registration, Source};
 pub use registry::{Recently, Registry, Settings};

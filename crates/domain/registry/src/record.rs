@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Check, Health, Instance};
+use atoll_model::{Check, Health, Instance, InstanceId};
 
 use crate::state::shared::Tie;
 use crate::stored::{Restored, Wall};
@@ -20,6 +20,11 @@ pub(crate) struct Record {
     /// As it stands in the catalogue.
     pub(crate) instance: Arc<Instance>,
     pub(crate) source: Source,
+    /// The node that it is on; `None` is ours.
+    pub(crate) node: Option<InstanceId>,
+    /// How that stands, where something is known of it. Nodes change seldom and are asked
+    /// for often, so each instance has its own copy.
+    pub(crate) around: Option<Box<Own>>,
     pub(crate) lease: Option<Duration>,
     /// Not expired while many others lapse, too.
     pub(crate) patient: bool,
@@ -96,6 +101,8 @@ impl Record {
             .collect();
         let mut record = Self {
             source: registration.source,
+            node: registration.node.clone(),
+            around: None,
             lease: registration.lease,
             patient: registration.patient,
             deadline: registration.lease.map(|lease| now + lease),
@@ -228,7 +235,9 @@ impl Record {
             .checks
             .iter()
             .map(|checked| (checked.verdict.health, &checked.output[..]));
+        let around = self.around.iter().map(|own| (own.health, &own.note[..]));
         own.chain(checks)
+            .chain(around)
             .max_by_key(|(health, _)| badness(*health))
             .unwrap_or((Health::Starting, ""))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::{Address, Check, Health, InstanceId, ServiceName};
+use atoll_model::{Address, Alias, Check, Health, InstanceId, Probe, ServiceName};
 
 use crate::{RegistryError, checks};
 
@@ -14,6 +14,9 @@ pub struct Registration {
     pub service: ServiceName,
     /// Identity within the service; registering it again replaces it.
     pub id: InstanceId,
+    /// The node that it is on; `None` is ours. What makes a node unfit makes all unfit
+    /// that is on it.
+    pub node: Option<InstanceId>,
     /// Where it listens.
     pub address: Address,
     /// Share of requests; 1 by default, 0 takes none.
@@ -66,6 +69,7 @@ impl Registration {
         Self {
             service,
             id,
+            node: None,
             address,
             weight: 1,
             tags: Vec::new(),
@@ -122,6 +126,16 @@ impl Registration {
             if !check.name.is_empty() && before.iter().any(|other| other.name == check.name) {
                 return refuse("checks", format!("`{}` stands there twice", check.name));
             }
+        }
+        let itself = |check: &Check| match &check.probe {
+            Probe::Alias(Alias::Instance(of)) => *of == self.id,
+            _ => false,
+        };
+        if self.checks.iter().any(itself) {
+            return refuse(
+                "checks.alias",
+                format!("`{}` cannot be an alias of itself", self.id),
+            );
         }
         self.checks.iter().try_for_each(checks::validate)
     }

@@ -40,6 +40,8 @@ pub struct Detail {
     /// Whether it is this process that watches its lease and asks its checks, and not
     /// another that shares the store.
     pub cared_for: bool,
+    /// How the node that it is on stands, where something is known of that.
+    pub node_health: Option<Health>,
     /// Its checks, in the order of the registration.
     pub checks: Vec<CheckReport>,
 }
@@ -109,6 +111,7 @@ impl Detail {
             up: (record.times.up).map(|up| now.saturating_duration_since(up)),
             maintenance: record.maintenance.clone(),
             cared_for: record.is_ours(),
+            node_health: record.around.as_ref().map(|around| around.health),
             checks: checks.collect(),
         }
     }

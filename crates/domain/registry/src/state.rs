@@ -14,6 +14,7 @@ use atoll_model::{Address, Catalog, Health, Instance, InstanceId, Probe, Revisio
 use atoll_runtime::Random;
 use tracing::info;
 
+use crate::aliases::Aliases;
 use crate::checks::FORBIDDEN;
 use crate::deadlines::Deadlines;
 use crate::history::History;
@@ -154,6 +155,8 @@ pub(crate) struct State {
     schedule: Schedule,
     /// When checks change by themselves.
     deadlines: Deadlines,
+    /// Whose fitness is whose.
+    aliases: Aliases,
     /// Lengths at which the two are rid of what former incarnations left in them.
     tidy_leases_at: usize,
     tidy_checks_at: usize,
@@ -204,6 +207,7 @@ impl State {
             leases: BinaryHeap::new(),
             schedule: Schedule::new(random, now),
             deadlines: Deadlines::default(),
+            aliases: Aliases::default(),
             tidy_leases_at: TIDY_LEAST,
             tidy_checks_at: TIDY_LEAST,
             asking: 0,
@@ -294,10 +298,11 @@ impl State {
 
     /// A catalogue with all changes since the last; `None` when there are none.
     pub(crate) fn publish(&mut self) -> Option<Arc<Catalog>> {
+        self.spread();
         let (revision, changed) = self.showable()?;
         let mut services = self.catalog.services.clone();
         let touched: BTreeSet<&ServiceName> = changed.iter().map(|(service, _)| service).collect();
-        for service in touched {
+        for service in touched.into_iter().filter(|name| !name.is_of_nodes()) {
             match self.services.get(service) {
                 Some(records) => {
                     let list = records.values().map(|r| Arc::clone(&r.instance)).collect();
@@ -307,6 +312,9 @@ impl State {
             }
         }
         for (service, id) in changed {
+            if service.is_of_nodes() {
+                continue;
+            }
             let record = self.services.get(&service).and_then(|all| all.get(&id));
             let before = found(&self.catalog, &service, &id);
             let after = record.map(|record| &record.instance);
@@ -364,8 +372,11 @@ impl State {
         self.services.get(service)?.get(id)
     }
 
+    /// All instances, but no nodes.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.services.values().flat_map(BTreeMap::values)
+        let services = self.services.iter();
+        let services = services.filter(|(name, _)| !name.is_of_nodes());
+        services.flat_map(|(_, records)| records.values())
     }
 
     pub(crate) fn records_of(&self, service: &ServiceName) -> Vec<&Record> {
@@ -765,6 +776,7 @@ fn repeats(known: &Record, registration: &Registration) -> bool {
     let own = known.own.as_ref().map(|own| own.health);
     registration.source != Source::Fleet
         && known.source == registration.source
+        && known.node == registration.node
         && known.lease == registration.lease
         && known.patient == registration.patient
         && instance.address == registration.address
@@ -804,6 +816,7 @@ fn carried_checks(
 }
 
 pub(crate) mod shared;
+mod spread;
 mod told;
 
 #[cfg(test)]

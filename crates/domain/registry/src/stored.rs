@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Address, Check, Health, Instance, InstanceId, Probe, Revision, ServiceName};
+use atoll_model::{
+    Address, Check, Health, Instance, InstanceId, NameError, Probe, Revision, ServiceName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Checked, NOTE_BYTES_MAX, Own, Record, cut};
@@ -28,6 +30,8 @@ const MEMBERS: &str = "registry/members/";
 struct Stored {
     service: String,
     id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     host: String,
     port: u16,
     weight: u16,
@@ -194,6 +198,17 @@ pub(crate) fn read(value: &[u8]) -> Result<Restored, String> {
     stored.checked()
 }
 
+/// Whether it is this process that wrote an instance.
+pub(crate) fn is_of(value: &[u8], member: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Marked {
+        mark: Option<Mark>,
+    }
+    let marked = serde_json::from_slice::<Marked>(value).ok();
+    let mark = marked.and_then(|marked| marked.mark);
+    mark.is_some_and(|mark| mark.owner == member)
+}
+
 /// What a key is of.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -207,7 +222,7 @@ impl Key {
     pub(crate) fn of(key: &str) -> Self {
         let instance = || {
             let (service, id) = key.strip_prefix(INSTANCES)?.split_once('/')?;
-            Some(Self::Instance(service.parse().ok()?, id.parse().ok()?))
+            Some(Self::Instance(service_named(service).ok()?, id.parse().ok()?))
         };
         match key.strip_prefix(MEMBERS) {
             Some(member) => Self::Member(member.into()),
@@ -256,6 +271,7 @@ pub(crate) fn keep(record: &Record, wall: Wall) -> Entry {
     let stored = Stored {
         service: instance.service.to_string(),
         id: instance.id.to_string(),
+        node: record.node.as_ref().map(InstanceId::to_string),
         host: instance.address.host().to_owned(),
         port: instance.address.port(),
         weight: instance.weight,
@@ -313,7 +329,9 @@ impl Stored {
         let checks = self.checks.iter().map(stood);
         let checks = checks.collect::<Result<_, _>>()?;
         let registration = Registration {
-            service: self.service.parse::<ServiceName>().map_err(in_words)?,
+            service: service_named(&self.service)?,
+            node: (self.node.map(|node| node.parse::<InstanceId>()).transpose())
+                .map_err(in_words)?,
             id: self.id.parse::<InstanceId>().map_err(in_words)?,
             address: Address::new(&self.host, self.port).map_err(in_words)?,
             weight: self.weight,
@@ -335,6 +353,15 @@ impl Stored {
             mark: self.mark,
         })
     }
+}
+
+/// A service's name, or that of nodes, which is no other's.
+fn service_named(name: &str) -> Result<ServiceName, String> {
+    let nodes = ServiceName::of_nodes();
+    if name == nodes.as_str() {
+        return Ok(nodes);
+    }
+    name.parse().map_err(|error: NameError| error.to_string())
 }
 
 impl StoredCheck {
@@ -412,6 +439,7 @@ mod tests {
             Source::Client,
         );
         registration.weight = 7;
+        registration.node = Some("db-1".parse().unwrap());
         registration.tags = vec!["blue".to_owned()];
         registration.metadata = BTreeMap::from([("version".to_owned(), "1".to_owned())]);
         registration.lease = Some(Duration::from_secs(30));

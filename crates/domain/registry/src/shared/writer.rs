@@ -18,6 +18,7 @@ use tracing::{error, warn};
 use super::member::Membership;
 use super::{News, Outcome, Written};
 use crate::state::shared::Owed;
+use crate::stored;
 use crate::writer::Batch;
 use crate::{Entry, JournalError, RegistryError};
 
@@ -104,25 +105,33 @@ impl Writer {
         entries: Entries,
         outcomes: &mut BTreeMap<String, (u64, Outcome)>,
     ) -> Entries {
-        let parts = parts(entries);
-        let last = &self.last;
-        let member = &self.member;
-        let all = join_all(parts.into_iter().map(|part| write_part(member, last, part))).await;
+        let mut parts: Vec<Part<'_>> = parts(entries)
+            .into_iter()
+            .map(|left| Part {
+                member: &self.member,
+                last: &self.last,
+                left,
+                ours: BTreeMap::new(),
+                done: Vec::new(),
+            })
+            .collect();
+        // At once, since the store lets writers that wait share one sync.
+        let results = join_all(parts.iter_mut().map(Part::write)).await;
+        let ended = parts.into_iter().map(|part| (part.left, part.done));
+        let ended: Vec<_> = ended.zip(results).collect();
         let mut unwritten = Entries::new();
-        for (part, done, error) in all {
+        for ((left, done), result) in ended {
             for (key, (owed, outcome)) in done {
                 if let Outcome::Wrote(at) = outcome {
-                    let made = if owed.entry.value.is_some() {
-                        at
-                    } else {
-                        Revision(0)
-                    };
+                    let there = owed.entry.value.is_some();
+                    let made = if there { at } else { Revision(0) };
                     self.last.insert(key.clone(), (owed.base, made));
                 }
                 outcomes.insert(key, (owed.write, outcome));
             }
-            let Some(error) = error else { continue };
-            for (key, mut owed) in part {
+            let Err(error) = result else { continue };
+            let error = in_words(error);
+            for (key, mut owed) in left {
                 outcomes.insert(key.clone(), (owed.write, Outcome::Failed(error.clone())));
                 owed.guarded = true;
                 unwritten.insert(key, owed);
@@ -132,111 +141,143 @@ impl Writer {
     }
 }
 
-type Done = Vec<(String, (Owed, Outcome))>;
+/// One transaction's worth.
+struct Part<'w> {
+    member: &'w Membership,
+    last: &'w BTreeMap<String, (Revision, Revision)>,
+    left: Entries,
+    /// Versions that we wrote ourselves, when we were not told so.
+    ours: BTreeMap<String, Revision>,
+    done: Vec<(String, (Owed, Outcome))>,
+}
 
-/// Writes one transaction's worth; gives what is left of it, what is done, and why the
-/// rest is left.
-async fn write_part(
-    member: &Membership,
-    last: &BTreeMap<String, (Revision, Revision)>,
-    mut part: Entries,
-) -> (Entries, Done, Option<RegistryError>) {
-    let mut done = Done::new();
-    while !part.is_empty() {
-        let txn = transaction(member, last, &part);
-        let reply = match member.store.commit(txn).await {
-            Ok(reply) => reply,
-            // Our key was to be written, on a lease that has ended.
-            Err(StoreError::LeaseNotFound(_)) => match member.join_again().await {
-                Ok(()) => continue,
-                Err(error) => return (part, done, Some(in_words(error))),
-            },
-            Err(error) => return (part, done, Some(in_words(error))),
-        };
-        if reply.held {
-            let replies = reply.replies.into_iter();
-            for ((key, owed), reply_of_key) in std::mem::take(&mut part).into_iter().zip(replies) {
-                let nothing = matches!(&reply_of_key, OpReply::Deleted(gone) if gone.is_empty());
-                let outcome = match nothing {
-                    true => Outcome::Nothing,
-                    false => Outcome::Wrote(reply.revision),
-                };
-                done.push((key, (owed, outcome)));
-            }
-            break;
-        }
-        let mut there = reply.replies.into_iter().map(|reply| match reply {
-            OpReply::Got(items) => items.into_iter().next(),
-            OpReply::Put(_) | OpReply::Deleted(_) => None,
-        });
-        if there.next().flatten().is_none()
-            && let Err(error) = member.join_again().await
-        {
-            return (part, done, Some(in_words(error)));
-        }
-        // Guarded entries, in the order of the transaction's questions.
-        let guarded = part.iter().filter(|(_, owed)| owed.guarded);
-        let guarded: Vec<String> = guarded.map(|(key, _)| key.clone()).collect();
-        for (key, present) in guarded.into_iter().zip(there) {
-            let Some(owed) = part.get(&key) else { continue };
-            let outcome = match &present {
-                // Written before, when its answer was lost.
-                Some(present) if is(present, owed) => Outcome::Wrote(present.mod_revision),
-                None if owed.entry.value.is_none() => Outcome::Nothing,
-                present if revision_of(present.as_deref()) == base_of(last, &key, owed) => continue,
-                present => Outcome::Raced(present.as_ref().map(|present| present.mod_revision)),
+impl Part<'_> {
+    /// Writes it; what could not be written is left.
+    async fn write(&mut self) -> Result<(), StoreError> {
+        self.look().await?;
+        while !self.left.is_empty() {
+            let reply = match self.member.store.commit(self.transaction()).await {
+                // Our key was to be written, on a lease that has ended.
+                Err(StoreError::LeaseNotFound(_)) => {
+                    self.member.join_again().await?;
+                    continue;
+                }
+                reply => reply?,
             };
-            if let Some(owed) = part.remove(&key) {
-                done.push((key, (owed, outcome)));
+            if reply.held {
+                self.wrote(reply.revision, reply.replies);
+                break;
+            }
+            let mut there = reply.replies.into_iter().map(|reply| match reply {
+                OpReply::Got(items) => items.into_iter().next(),
+                OpReply::Put(_) | OpReply::Deleted(_) => None,
+            });
+            if there.next().flatten().is_none() {
+                self.member.join_again().await?;
+            }
+            // In the order of the transaction's questions.
+            for (key, present) in self.guarded().into_iter().zip(there) {
+                self.compare(key, present);
             }
         }
+        Ok(())
     }
-    (part, done, None)
-}
 
-fn is(present: &KeyValue, owed: &Owed) -> bool {
-    owed.entry.value.as_deref() == Some(present.value.as_bytes())
-}
-
-fn revision_of(present: Option<&KeyValue>) -> Revision {
-    present.map_or(Revision(0), |present| present.mod_revision)
-}
-
-/// The revision that a guarded entry must follow.
-fn base_of(last: &BTreeMap<String, (Revision, Revision)>, key: &str, owed: &Owed) -> Revision {
-    match last.get(key) {
-        Some((followed, made)) if *followed == owed.base => *made,
-        _ => owed.base,
+    /// What follows a creation of ours that may not have happened is never created by
+    /// itself: its client was told that it failed, and somebody may have removed it.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        for key in self.guarded() {
+            let Some(owed) = self.left.get(&key) else {
+                continue;
+            };
+            if self.base(&key, owed) != Revision(0) || owed.entry.value.is_none() {
+                continue;
+            }
+            match self.member.store.get(&key[..]).await? {
+                None => self.finish(&key, Outcome::Raced(None)),
+                present => self.compare(key, present),
+            }
+        }
+        Ok(())
     }
-}
 
-fn transaction(
-    member: &Membership,
-    last: &BTreeMap<String, (Revision, Revision)>,
-    part: &Entries,
-) -> Txn {
-    let ops = part.iter().map(|(key, owed)| match &owed.entry.value {
-        Some(_) if *key == member.key => member.sign_of_life(),
-        Some(value) => Op::put(&key[..], &value[..]),
-        None => Op::Delete(Span::from(&key[..])),
-    });
-    let get = |key: &str| Op::Get(Span::Key(Key::from(key)));
-    let mut questions = vec![get(&member.key)];
-    // Asking for a revision must work after our key is gone, too.
-    let mut txn = Txn::of(ops.collect::<Vec<_>>());
-    if !part.contains_key(&member.key) {
-        txn = txn.when(&member.key[..], Test::Exists);
+    fn guarded(&self) -> Vec<String> {
+        let guarded = self.left.iter().filter(|(_, owed)| owed.guarded);
+        guarded.map(|(key, _)| key.clone()).collect()
     }
-    for (key, owed) in part.iter().filter(|(_, owed)| owed.guarded) {
-        let base = base_of(last, key, owed);
-        let test = match base {
-            Revision(0) => Test::Missing,
-            base => Test::ModRevision(Order::Equal, base),
+
+    /// The revision that a guarded entry must follow.
+    fn base(&self, key: &str, owed: &Owed) -> Revision {
+        match (self.ours.get(key), self.last.get(key)) {
+            (Some(ours), _) => *ours,
+            (None, Some((followed, made))) if *followed == owed.base => *made,
+            (None, _) => owed.base,
+        }
+    }
+
+    /// Compares what is there with what an entry was to follow.
+    fn compare(&mut self, key: String, present: Option<Arc<KeyValue>>) {
+        let Some(owed) = self.left.get(&key) else {
+            return;
         };
-        txn = txn.when(&key[..], test);
-        questions.push(get(key));
+        let at = present.as_ref().map(|present| present.mod_revision);
+        let outcome = match &present {
+            // Written before, when its answer was lost.
+            Some(present) if owed.entry.value.as_deref() == Some(present.value.as_bytes()) => {
+                Outcome::Wrote(present.mod_revision)
+            }
+            None if owed.entry.value.is_none() => Outcome::Nothing,
+            _ if at.unwrap_or_default() == self.base(&key, owed) => return,
+            Some(present) if stored::is_of(&present.value, &self.member.name) => {
+                self.ours.insert(key, present.mod_revision);
+                return;
+            }
+            _ => Outcome::Raced(at),
+        };
+        self.finish(&key, outcome);
     }
-    txn.or_else(questions)
+
+    fn finish(&mut self, key: &str, outcome: Outcome) {
+        if let Some((key, owed)) = self.left.remove_entry(key) {
+            self.done.push((key, (owed, outcome)));
+        }
+    }
+
+    fn wrote(&mut self, at: Revision, replies: Vec<OpReply>) {
+        for ((key, owed), reply) in std::mem::take(&mut self.left).into_iter().zip(replies) {
+            let nothing = matches!(&reply, OpReply::Deleted(gone) if gone.is_empty());
+            let outcome = match nothing {
+                true => Outcome::Nothing,
+                false => Outcome::Wrote(at),
+            };
+            self.done.push((key, (owed, outcome)));
+        }
+    }
+
+    fn transaction(&self) -> Txn {
+        let member = self.member;
+        let ops = self.left.iter().map(|(key, owed)| match &owed.entry.value {
+            Some(_) if *key == member.key => member.sign_of_life(),
+            Some(value) => Op::put(&key[..], &value[..]),
+            None => Op::Delete(Span::from(&key[..])),
+        });
+        let get = |key: &str| Op::Get(Span::Key(Key::from(key)));
+        let mut questions = vec![get(&member.key)];
+        let mut txn = Txn::of(ops.collect::<Vec<_>>());
+        // Asking for a revision must work after our key is gone, too.
+        if !self.left.contains_key(&member.key) {
+            txn = txn.when(&member.key[..], Test::Exists);
+        }
+        for (key, owed) in self.left.iter().filter(|(_, owed)| owed.guarded) {
+            let test = match self.base(key, owed) {
+                Revision(0) => Test::Missing,
+                base => Test::ModRevision(Order::Equal, base),
+            };
+            txn = txn.when(&key[..], test);
+            questions.push(get(key));
+        }
+        txn.or_else(questions)
+    }
 }
 
 /// Entries in as few transactions as the limits allow.

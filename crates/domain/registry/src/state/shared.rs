@@ -504,7 +504,8 @@ impl State {
         }
         let mut left = false;
         let mut ours = Vec::new();
-        for record in self.records() {
+        // Nodes have leases and checks as well.
+        for record in self.services.values().flat_map(BTreeMap::values) {
             let Some(tie) = &record.tie else { continue };
             if tie.ours || self.lives(&tie.owner) {
                 continue;
@@ -580,6 +581,12 @@ impl State {
             shared.release(&name);
         }
         shared.settle();
+        let record = self.record(&name.0, &name.1);
+        let tie = record.and_then(|record| record.tie.as_ref());
+        // It was never there, for all that the store told of it.
+        if at.is_none() && tie.is_some_and(|tie| tie.ours && tie.base == Revision(0)) {
+            drop(self.take_out(&name.0, &name.1));
+        }
     }
 
     /// How much there is to be kept; see [`State::owed_since`].

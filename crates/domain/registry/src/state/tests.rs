@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use super::*;
 
 /// A state and the clock that it is given.
-struct World {
-    state: State,
-    now: Instant,
+pub(super) struct World {
+    pub(super) state: State,
+    pub(super) now: Instant,
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     world_with(Settings::default())
 }
 
@@ -23,7 +23,7 @@ fn world_with(settings: Settings) -> World {
     World { state, now }
 }
 
-fn instance(service: &str, id: &str) -> Registration {
+pub(super) fn instance(service: &str, id: &str) -> Registration {
     Registration::new(
         service.parse().unwrap(),
         id.parse().unwrap(),
@@ -57,7 +57,7 @@ impl World {
         self.state.step(Event::Renew { service, id }, self.now)
     }
 
-    fn deregister(&mut self, id: &str, by: Source) -> Result<(), RegistryError> {
+    pub(super) fn deregister(&mut self, id: &str, by: Source) -> Result<(), RegistryError> {
         let (service, id) = ("users".parse().unwrap(), id.parse().unwrap());
         let event = Event::Deregister { service, id, by };
         self.state.step(event, self.now)

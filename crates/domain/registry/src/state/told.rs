@@ -85,7 +85,7 @@ impl State {
     }
 }
 
-fn outcome_of(health: Health) -> Outcome {
+pub(super) fn outcome_of(health: Health) -> Outcome {
     match health {
         Health::Passing => Outcome::Pass,
         Health::Warning => Outcome::Warn,
