@@ -82,12 +82,12 @@ pub enum StoreError {
         /// What it said.
         detail: String,
     },
-    /// The disk failed so that it is not known whether the change was written. The
-    /// store finds out before the next change; until then reads show none of it.
-    #[error("the disk failed while {path} was written: {detail}; the change may yet appear")]
+    /// It is not known whether the change was made. Read, then decide. (The embedded
+    /// store finds out before the next change; until then reads show none of it.)
+    #[error("{what} failed while it was written: {detail}; the change may yet appear")]
     Uncertain {
-        /// The store's file.
-        path: PathBuf,
+        /// "the disk of ...", "etcd at ...".
+        what: String,
         /// What it said.
         detail: String,
     },
@@ -136,6 +136,15 @@ pub enum StoreError {
     /// The other machine did not do it (the etcd backend).
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The other machine has no room left. Nothing was changed.
+    #[error(
+        "etcd has no room left ({0}): compact and defragment it, then `etcdctl alarm disarm`, or \
+         raise its --quota-backend-bytes"
+    )]
+    Full(String),
+    /// The other machine does not let us.
+    #[error("etcd refuses: {0}; look at `username`, `password` and the permissions of the role")]
+    Denied(String),
 }
 
 impl From<StoreError> for Fault {
@@ -156,12 +165,13 @@ impl StoreError {
             | Self::FutureRevision { .. } => FaultKind::Invalid,
             Self::LeaseNotFound(_) => FaultKind::NotFound,
             Self::Compacted { .. } | Self::Lagged { .. } => FaultKind::Conflict,
-            Self::OverLimit { .. } | Self::DiskFull { .. } => FaultKind::Exhausted,
+            Self::OverLimit { .. } | Self::DiskFull { .. } | Self::Full(_) => FaultKind::Exhausted,
             Self::Disk { .. }
             | Self::Uncertain { .. }
             | Self::InUse { .. }
             | Self::Open { .. }
             | Self::Closed
+            | Self::Denied(_)
             | Self::Unavailable(_) => FaultKind::Unavailable,
             Self::Damaged { .. } | Self::Format { .. } => FaultKind::Internal,
         }

@@ -125,7 +125,7 @@ impl Disk {
             LoadError::Format(_) => self.disk_error("its format changed"),
         };
         let uncertain = StoreError::Uncertain {
-            path: self.medium.path().to_owned(),
+            what: format!("the disk of {}", self.medium.path().display()),
             detail: cause.to_string(),
         };
         self.database = None;
