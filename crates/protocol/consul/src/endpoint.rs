@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::{coordinates, events, machine, mesh, operator, query, ui};
+use crate::{config, coordinates, events, machine, mesh, operator, query, ui};
 
 /// An endpoint with what stands in its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(crate) enum Endpoint {
     Operator(operator::Endpoint),
     Machine(machine::Endpoint),
     Ui(ui::Endpoint),
+    Config(config::Endpoint),
     Mesh(mesh::Empty),
     /// Consul has it and we do not.
     Unsupported(&'static str),
@@ -64,7 +65,6 @@ const UNSUPPORTED: &[&str] = &[
     "agent/health",
     "agent/maintenance",
     "agent/token",
-    "config",
     "connect",
     "discovery-chain",
     "exported-services",
@@ -132,6 +132,7 @@ fn further(parts: &[&str]) -> Option<Endpoint> {
     }
     match parts {
         ["agent", below @ ..] => machine::Endpoint::find(below).map(E::Machine),
+        ["config", below @ ..] => Some(E::Config(config::Endpoint::find(below))),
         ["coordinate", below @ ..] => coordinates::Endpoint::find(below).map(E::Coordinate),
         ["event", below @ ..] => events::Endpoint::find(below).map(E::Event),
         ["internal", "ui", below @ ..] => ui::Endpoint::find(below).map(E::Ui),
@@ -200,6 +201,7 @@ impl Endpoint {
             Self::Operator(below) => below.methods(),
             Self::Machine(below) => below.methods(),
             Self::Ui(below) => below.methods(),
+            Self::Config(below) => below.methods(),
             Self::Mesh(below) => below.methods(),
             // To say that there is none, any method will do.
             Self::Unsupported(_) => &[Method::GET, Method::PUT, Method::POST, Method::DELETE],

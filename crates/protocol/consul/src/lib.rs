@@ -9,6 +9,7 @@
 
 mod agent;
 mod catalog;
+mod config;
 mod coordinates;
 mod endpoint;
 mod events;

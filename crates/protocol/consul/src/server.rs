@@ -413,6 +413,7 @@ impl Front {
             E::Operator(below) => self.operator(below, asked).await,
             E::Machine(below) => self.machine(below, asked).await,
             E::Ui(below) => self.ui(below, asked).await,
+            E::Config(below) => self.config(below, asked).await,
             E::Mesh(list) => self.nothing(list, asked).await,
             E::Unsupported(path) => Err(refused(path)),
         }

@@ -197,6 +197,11 @@ async fn ui() {
 }
 
 #[tokio::test]
+async fn config() {
+    check("config.txt").await;
+}
+
+#[tokio::test]
 async fn common() {
     check("common.txt").await;
 }
