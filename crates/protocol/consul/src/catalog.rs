@@ -10,6 +10,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::agent::gone;
+use crate::filter::Filter;
 use crate::keys::{COORDINATES, COORDINATES_MARK, NODES, NODES_MARK};
 use crate::server::{Answer, Asked, Front};
 use crate::stored;
@@ -66,14 +67,33 @@ impl Front {
     }
 
     pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let index = self.settled(Topic::Names, asked).await;
+        let filter = asked.query.get("filter").filter(|text| !text.is_empty());
+        let filter = filter.map(Filter::parse).transpose()?;
+        // A filter may look at more than names and tags.
+        let topic = filter.as_ref().map_or(Topic::Names, |_| Topic::Any);
+        let index = self.settled(topic, asked).await;
         let nodes = self.nodes().await?;
         let catalog = self.registry.current();
+        let mut services = BTreeMap::new();
         // Consul's own service is always there, and clients look for it.
-        let mut services = BTreeMap::from([("consul".to_owned(), BTreeSet::new())]);
+        let own = translate::own_service(&self.node);
+        if filter
+            .as_ref()
+            .map_or(Ok(true), |filter| filter.holds(&own))?
+        {
+            services.insert("consul".to_owned(), BTreeSet::new());
+        }
         for instance in catalog.services.values().flat_map(|list| list.iter()) {
             if !has_meta(self.node_of(&nodes, instance), &asked.query) {
                 continue;
+            }
+            if let Some(filter) = &filter {
+                let times = self.view.times(instance);
+                let node = self.node_of(&nodes, instance);
+                let row = translate::catalog_service(instance, node, times);
+                if !filter.holds(&row)? {
+                    continue;
+                }
             }
             let name = shown_name(instance, &definition(instance)).to_owned();
             services

@@ -167,6 +167,8 @@ impl Endpoint {
             | Self::AgentChecks
             | Self::CatalogNodes
             | Self::CatalogService(_)
+            | Self::Mesh(_)
+            | Self::Ui(ui::Endpoint::Nodes)
             | Self::HealthService(_)
             | Self::HealthChecks(_)
             | Self::HealthNode(_)

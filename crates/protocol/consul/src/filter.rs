@@ -67,6 +67,11 @@ impl Filter {
         parsed.map(Self).map_err(failed)
     }
 
+    /// Whether it holds for `item`.
+    pub(crate) fn holds(&self, item: &Value) -> Result<bool, Refusal> {
+        holds(&self.0, item)
+    }
+
     /// Keeps what fits of a list, or of the values of a map.
     pub(crate) fn apply(&self, value: &mut Value) -> Result<(), Refusal> {
         match value {

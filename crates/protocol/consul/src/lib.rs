@@ -16,6 +16,7 @@ mod events;
 mod filter;
 mod fuzz;
 mod guard;
+mod gzip;
 mod health;
 mod keys;
 mod kv;

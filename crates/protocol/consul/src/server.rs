@@ -20,6 +20,7 @@ use crate::Settings;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
 use crate::guard;
+use crate::gzip;
 use crate::metrics::Metrics;
 use crate::refused;
 use crate::shared::Shared;
@@ -214,14 +215,23 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
         () => "leader",
     };
     let reading = request.method() == Method::GET;
+    let cached = reading && query.has("cached");
+    let gzip = gzip::accepted(request.headers());
     let method = request.method().clone();
     let (reply, index) = match handle(front, request, query).await {
         Ok(Outcome::Answer(answer)) => (answer.reply, answer.index),
         Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
         Err(refusal) => (Reply::Text(refusal.status, refusal.text), None),
     };
+    // One that many get at once is not compressed for each of them.
+    let shared = matches!(reply, Reply::Written(_));
     let mut response = reply.into_response(pretty);
     let headers = response.headers_mut();
+    if cached {
+        // What there is, is in memory and as fresh as can be.
+        headers.insert("x-cache", HeaderValue::from_static("HIT"));
+        headers.insert(header::AGE, HeaderValue::from_static("0"));
+    }
     if reading {
         // There is one server, and what it says is the truth.
         headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
@@ -237,7 +247,10 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
             headers.insert("x-consul-index", HeaderValue::from(index));
         }
     }
-    response
+    match gzip && !shared {
+        true => gzip::packed(response).await,
+        false => response,
+    }
 }
 
 enum Outcome {
@@ -316,6 +329,8 @@ async fn handle(
     let filter = match (filter, endpoint.filtered()) {
         (None, _) => None,
         (Some(filter), Some(below)) => Some((Filter::parse(filter)?, below)),
+        // Its rows are gone when it answers, so it filters by itself.
+        (Some(_), None) if endpoint == Endpoint::CatalogServices => None,
         (Some(_), None) => return Err(Refusal::unsupported("?filter= here")),
     };
     let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
@@ -338,6 +353,10 @@ async fn handle(
 fn common(front: &Front, query: &Query) -> Result<(), Refusal> {
     if query.has("stale") && query.has("consistent") {
         let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
+        return Err(Refusal::bad(text));
+    }
+    if query.has("cached") && query.has("consistent") {
+        let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
         return Err(Refusal::bad(text));
     }
     let foreign = query.get("dc").filter(|dc| !dc.is_empty());

@@ -522,6 +522,30 @@ pub(crate) fn catalog_service(instance: &Instance, node: &Node, times: (u64, u64
     })
 }
 
+/// The servers' own service, as a row of the catalogue: it has no instances here.
+pub(crate) fn own_service(node: &Node) -> Value {
+    json!({
+        "ID": node.id,
+        "Node": node.name,
+        "Address": node.address,
+        "Datacenter": node.datacenter,
+        "TaggedAddresses": node.tagged,
+        "NodeMeta": node.meta,
+        "ServiceKind": "",
+        "ServiceID": "consul",
+        "ServiceName": "consul",
+        "ServiceTags": [],
+        "ServiceAddress": "",
+        "ServiceTaggedAddresses": {},
+        "ServiceWeights": { "Passing": 1, "Warning": 1 },
+        "ServiceMeta": {},
+        "ServicePort": 8300,
+        "ServiceEnableTagOverride": false,
+        "ServiceProxy": { "Mode": "", "MeshGateway": {}, "Expose": {} },
+        "ServiceConnect": {},
+    })
+}
+
 /// As every view shows a node.
 pub(crate) fn node(node: &Node) -> Value {
     json!({

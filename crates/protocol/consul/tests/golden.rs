@@ -205,3 +205,44 @@ async fn config() {
 async fn common() {
     check("common.txt").await;
 }
+
+#[tokio::test]
+async fn headers_say_what_consuls_say_and_long_answers_are_compressed() {
+    let (at, tasks) = start().await;
+    let mut request = Request::new(Method::GET, &at, "/v1/internal/ui/nodes?cached&stale");
+    request
+        .headers
+        .insert("accept-encoding", "gzip".parse().unwrap());
+    let response = request.send().await.unwrap();
+    for (name, value) in [
+        ("x-consul-knownleader", "true"),
+        ("x-consul-lastcontact", "0"),
+        ("x-consul-effective-consistency", "stale"),
+        ("x-consul-default-acl-policy", "allow"),
+        ("x-cache", "HIT"),
+        ("age", "0"),
+    ] {
+        assert_eq!(response.headers[name], value, "{name}");
+    }
+    // That of a node alone is short.
+    assert!(!response.headers.contains_key("content-encoding"));
+
+    let mut put = Request::new(Method::PUT, &at, "/v1/kv/long?flags=1");
+    put.body = "x".repeat(4096).into();
+    put.send().await.unwrap();
+    let get = Request::new(Method::GET, &at, "/v1/kv/long");
+    let plain = get.send().await.unwrap();
+    assert!(!plain.headers.contains_key("content-encoding"));
+    assert!(!plain.headers.contains_key("x-cache"));
+    let mut get = Request::new(Method::GET, &at, "/v1/kv/long");
+    get.headers
+        .insert("accept-encoding", "gzip".parse().unwrap());
+    let packed = get.send().await.unwrap();
+    assert_eq!(packed.headers["content-encoding"], "gzip");
+    assert_eq!(packed.headers["vary"], "Accept-Encoding");
+    let mut text = String::new();
+    let mut reader = flate2::read::GzDecoder::new(&packed.body[..]);
+    std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+    assert_eq!(text.as_bytes(), &plain.body[..]);
+    drop(tasks.stop(std::time::Duration::from_secs(5)).await);
+}
