@@ -12,5 +12,5 @@ mod tasks;
 
 pub use backoff::Backoff;
 pub use clock::Clock;
-pub use random::Random;
+pub use random::{Random, unguessable};
 pub use tasks::{Restart, Stop, Stuck, Task, TaskGone, Tasks, WorkerError};

@@ -1,5 +1,6 @@
 //! The one source of randomness: seedable, so that a test can repeat a run.
 
+use std::io;
 use std::time::Duration;
 
 /// A fast generator for jitter, sampling and balancing. Not for secrets.
@@ -42,5 +43,25 @@ impl Random {
     pub fn jitter(&mut self, duration: Duration, fraction: f64) -> Duration {
         let factor = 1.0 + fraction * (2.0 * self.unit() - 1.0);
         duration.mul_f64(factor.max(0.0))
+    }
+}
+
+/// Bits that nobody can guess, from the system: for secrets, which [`Random`] is not for.
+///
+/// # Errors
+/// When the system gives none.
+pub fn unguessable() -> io::Result<[u8; 16]> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_can_guess_is_another_each_time() {
+        assert_ne!(unguessable().unwrap(), unguessable().unwrap());
     }
 }
