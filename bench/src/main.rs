@@ -6,6 +6,7 @@
 //! with `gateway.rs`, which tells the whole run; `load.rs` and `upstream.rs` are the
 //! two ends of the wire, run as processes of their own from this same binary.
 //! `footprint` measures the start, the memory and the size of the binary: `footprint.rs`.
+//! `soak` lets instances come and go for long and kills Atoll meanwhile: `soak.rs`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -17,6 +18,7 @@ mod contender;
 mod footprint;
 mod gateway;
 mod hold;
+mod http;
 mod load;
 mod machine;
 mod page;
@@ -24,6 +26,8 @@ mod poll;
 mod process;
 mod procfs;
 mod report;
+mod soak;
+mod speak;
 mod statistics;
 mod upstream;
 mod workload;
@@ -46,6 +50,8 @@ enum Command {
     Gateway(gateway::Options),
     /// Start, memory and size of `atoll`
     Footprint(footprint::Options),
+    /// Churn, disconnects and kills for a long time, checked against a model
+    Soak(soak::Options),
     /// The load client; started by `gateway`
     #[command(hide = true)]
     Load(load::Job),
@@ -72,6 +78,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Gateway(options) => gateway::run(&options),
         Command::Footprint(options) => footprint::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Hold(job) => hold::run(&job),
         Command::Load(job) => load::run(&job),
         Command::Upstream { listen } => upstream::run(listen),

@@ -72,6 +72,13 @@ impl Process {
         }
     }
 
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        // Gone already is as good; then dropping it has nothing to do.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
     /// Waits until somebody listens at `address`.
     pub(crate) fn wait_for_listener(&mut self, address: SocketAddr) -> Result<()> {
         self.wait_for(|| TcpStream::connect(address).ok()).map(drop)
@@ -80,6 +87,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Its number may be somebody else's by now.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
             // Gone already is as good.
             kill_process(pid, Signal::TERM).ok();

@@ -39,6 +39,13 @@ impl Summary {
     }
 }
 
+/// The value below which this share of the sorted values lies; 0 without values.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    let at = rank.clamp(1, sorted.len().max(1)) - 1;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
 /// How many of the sorted values may be cut off at each end.
 fn cut(count: usize) -> usize {
     // The median lies outside of the cut values with the chance that fewer than
@@ -77,6 +84,15 @@ mod tests {
         assert_eq!(interval(4), (1.0, 4.0));
         assert_eq!(interval(8), (2.0, 7.0));
         assert_eq!(interval(16), (5.0, 12.0));
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_seen() {
+        let sorted: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(quantile(&sorted, 0.5), 100.0);
+        assert_eq!(quantile(&sorted, 0.99), 198.0);
+        assert_eq!(quantile(&sorted, 1.0), 200.0);
+        assert_eq!((quantile(&[7.0], 0.01), quantile(&[], 0.5)), (7.0, 0.0));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn binary(name: &str) -> PathBuf {
     let path = profile.join(name);
     assert!(
         path.exists(),
-        "{} is missing: cargo build -p atoll -p shop-users -p shop-products -p atoll-e2e",
+        "{} is missing: cargo build -p atoll -p atoll-bench -p shop-users -p shop-products -p atoll-e2e",
         path.display()
     );
     path

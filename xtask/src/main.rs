@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `tidy`, `bench`.
+//! The project's own commands: `cargo xtask test`, `tidy`, `bench`, `soak`.
 //!
 //! `test` is what CI runs: `steps.rs` names the steps, `summary.rs` says how they
 //! went. `tidy` (also a step) holds the rules that no compiler knows. Nothing here is
@@ -35,6 +35,7 @@ The project's own commands.
 cargo xtask test [STEP...]   all checks, or these steps
 cargo xtask tidy             the rules of the house (also a step)
 cargo xtask bench ARGS...    measure beside other gateways; `bench --help` says more
+cargo xtask soak ARGS...     churn, disconnects and kills for long; `soak --help` says more
 
 Steps, in the order in which they run:
 ";
@@ -81,6 +82,8 @@ fn parse(words: &[String]) -> Result<Command, Usage> {
         "help" | "--help" | "-h" => Ok(Command::Help),
         // Its own help is the better one.
         "bench" => Ok(Command::Bench(rest.to_vec())),
+        // It is one of bench's own: both drive the release binary.
+        "soak" => Ok(Command::Bench(words.to_vec())),
         "test" | "tidy" if wants_help => Ok(Command::Help),
         "test" => Step::parse_all(rest).map(Command::Test).map_err(Usage),
         "tidy" if rest.is_empty() => Ok(Command::Tidy),
@@ -88,7 +91,7 @@ fn parse(words: &[String]) -> Result<Command, Usage> {
         unknown => Err(Usage(unknown_word(
             "command",
             unknown,
-            &["test", "tidy", "bench", "help"],
+            &["test", "tidy", "bench", "soak", "help"],
         ))),
     }
 }
@@ -190,6 +193,10 @@ mod tests {
         assert!(matches!(
             parse(&words("bench --help")),
             Ok(Command::Bench(arguments)) if arguments == ["--help"]
+        ));
+        assert!(matches!(
+            parse(&words("soak --minutes 3")),
+            Ok(Command::Bench(arguments)) if arguments == ["soak", "--minutes", "3"]
         ));
         for step in Step::ALL {
             assert!(help().contains(step.name()));
