@@ -8,6 +8,7 @@ use atoll_runtime::Clock;
 use http::StatusCode;
 
 use crate::answer::Answer;
+use crate::copies::is_copy;
 use crate::translate::{self, Now};
 use crate::wire::{InstanceInfo, Status};
 
@@ -81,6 +82,7 @@ impl Book {
             .map_err(|why| Answer::Said(StatusCode::BAD_REQUEST, why))?;
         let (service, id) = (registration.service.clone(), registration.id.clone());
         if let Some(known) = self.registry.get(&service, &id)
+            && !is_copy(&known)
             && let (Some(known), Some(given)) = (translate::dirty_ms(&known), info.dirty_ms)
             && known > given
         {
@@ -121,6 +123,13 @@ impl Book {
         let Some(named) = named else {
             return Err(again);
         };
+        if !by_peer
+            && let Some(known) = self.registry.get(&named.service, &named.id)
+            && is_copy(&known)
+        {
+            // Its client has come here: it takes the copy over by registering.
+            return Err(again);
+        }
         let (service, id) = (named.service.clone(), named.id.clone());
         self.registry.renew(service, id).await?;
         let Some(known) = self.registry.get(&named.service, &named.id) else {
@@ -236,7 +245,11 @@ impl Book {
         Ok(())
     }
 
-    async fn force(&self, named: &Named, status: Option<Status>) -> Result<(), RegistryError> {
+    pub(crate) async fn force(
+        &self,
+        named: &Named,
+        status: Option<Status>,
+    ) -> Result<(), RegistryError> {
         let word = Word::Forced(status.map(translate::health));
         let (service, id) = (named.service.clone(), named.id.clone());
         self.registry.report_health(service, id, word).await?;

@@ -4,11 +4,13 @@
 //! there, and there are no response caches, so a change is in the next fetch.
 //! `wire.rs` has Eureka's types and their JSON, `xml.rs` the other format,
 //! `translate.rs` what they mean to the registry, `changes.rs` what a client may do,
-//! `server.rs` the endpoints. What is supported, refused and different, and why, stands
+//! `server.rs` the endpoints, `copying.rs` and `copies.rs` the two ends of a migration. What is supported, refused and different, and why, stands
 //! in `SPEC.md`.
 
 mod answer;
 mod changes;
+mod copies;
+pub mod copying;
 mod peers;
 mod reads;
 mod server;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::changes::{Book, Named};
+use crate::copies::Migration;
 use crate::wire::{Format, InstanceInfo, Shape, Status, list, text, unsigned};
 
 /// Items of a batch; Eureka sends at most 250.
@@ -46,6 +47,14 @@ pub(crate) async fn batch(book: &Book, document: &Value) -> Answer {
         return Answer::Said(StatusCode::PAYLOAD_TOO_LARGE, said);
     }
     let mut responses = Vec::with_capacity(items.len());
+    if let Some(from) = text(document, "copiedFrom") {
+        let dry_run = text(document, "dryRun").as_deref() == Some("true");
+        let migration = Migration { from, dry_run };
+        for item in items {
+            responses.push(copy(book, &migration, &Item::from_value(item)).await);
+        }
+        return Answer::Json(json!({ "responseList": responses }));
+    }
     for item in items {
         let (status, entity) = act(book, &Item::from_value(item)).await;
         let mut response = json!({ "statusCode": status.as_u16() });
@@ -76,6 +85,29 @@ async fn act(book: &Book, item: &Item) -> (StatusCode, Option<Value>) {
             .map_or(StatusCode::OK, |answer| item_status(&answer)),
         None,
     )
+}
+
+/// An item of a migration; unlike a peer it is told why something was refused.
+async fn copy(book: &Book, migration: &Migration, item: &Item) -> Value {
+    let named = item.named.as_ref();
+    let done = match (item.action.as_deref(), &item.info) {
+        (Some("Register"), Some(info)) => book.copy(migration, info).await,
+        (Some("Heartbeat"), _) => book.renew_copy(named).await,
+        (Some("Cancel"), _) => book.cancel_copy(migration, named).await,
+        (action, _) => {
+            let action = action.unwrap_or_default();
+            let said = format!("a migration knows Register, Heartbeat and Cancel, not `{action}`");
+            Err(Answer::Said(StatusCode::BAD_REQUEST, said))
+        }
+    };
+    let Err(refused) = done else {
+        return json!({ "statusCode": 200 });
+    };
+    let mut response = json!({ "statusCode": item_status(&refused).as_u16() });
+    if let Answer::Said(_, said) = refused {
+        response["said"] = Value::from(said);
+    }
+    response
 }
 
 async fn heartbeat(book: &Book, item: &Item) -> (StatusCode, Option<Value>) {

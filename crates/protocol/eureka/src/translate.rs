@@ -24,6 +24,10 @@ const USERS: &str = "eureka.user.";
 /// Marks what was registered here.
 const DIRTY: &str = "eureka.lastDirtyTimestamp";
 const STATUS: &str = "eureka.status";
+/// Where an instance was copied from by a migration (`copies.rs`).
+pub(crate) const COPIED_FROM: &str = "eureka.copiedFrom";
+/// What its client wants for a lease, when that of a copy is another.
+pub(crate) const DURATION: &str = "eureka.durationInSecs";
 
 /// Times as the protocol has them: milliseconds since 1970. An instant is the same
 /// number whenever it is asked for, as long as nobody sets the clock.
@@ -189,6 +193,10 @@ pub(crate) fn info(detail: &Detail, now: &Now) -> InstanceInfo {
         });
     if let Some(lease) = detail.lease {
         info.lease.duration_secs = lease.as_secs().max(1);
+    }
+    let said = detail.instance.metadata.get(DURATION);
+    if let Some(said) = said.and_then(|text| text.parse().ok()) {
+        info.lease.duration_secs = said;
     }
     let before = |ago| now.before(detail.at, ago);
     info.lease.registered_ms = before(detail.registered);
