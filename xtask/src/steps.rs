@@ -19,6 +19,10 @@ const E2E: &str = "atoll-e2e";
 /// Debian packages that end-to-end tests call.
 const E2E_PACKAGES: &[&str] = &["bind9-dnsutils"];
 
+/// Debian packages that tests of single crates start: the store is held to its suite
+/// on a real etcd.
+const INTEGRATION_PACKAGES: &[&str] = &["etcd-server", "etcd-client"];
+
 /// End-to-end tests at a time. They are load tests: on a small machine a third one
 /// would measure the other two.
 const E2E_TEST_THREADS: &str = "--test-threads=2";
@@ -62,7 +66,7 @@ impl Step {
             Self::Lint => "clippy on everything, warnings denied",
             Self::Tidy => "edges between crates, lengths, licences, papers: what no compiler knows",
             Self::Unit => "tests beside the code, and those in the documentation",
-            Self::Integration => "tests of a crate from outside (`tests/`)",
+            Self::Integration => "tests of a crate from outside (`tests/`), the store on etcd, too",
             Self::E2e => {
                 "the binaries, over sockets and signals; clients in Python, Node, Go and Java where those are"
             }
@@ -88,7 +92,7 @@ impl Step {
             Self::Lint => lint(root),
             Self::Tidy => Ok(Outcome::whole(tidy::print_findings(&House::read(root)?))),
             Self::Unit => unit(root),
-            Self::Integration => tests(root, &["--exclude", E2E, "--test", "*"]),
+            Self::Integration => integration(root),
             Self::E2e => e2e(root),
         }
     }
@@ -117,6 +121,11 @@ fn unit(root: &Path) -> anyhow::Result<Outcome> {
     let mut outcome = tests(root, &["--lib", "--bins"])?;
     outcome.counts += tests(root, &["--doc"])?.counts;
     Ok(outcome)
+}
+
+fn integration(root: &Path) -> anyhow::Result<Outcome> {
+    debian::ensure(INTEGRATION_PACKAGES)?;
+    tests(root, &["--exclude", E2E, "--test", "*"])
 }
 
 fn tests(root: &Path, which: &[&str]) -> anyhow::Result<Outcome> {

@@ -88,7 +88,7 @@ type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// The first byte string after all those that begin with `prefix`; none when the
 /// prefix is empty or all 0xff.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
     let mut end = prefix.get(..=last)?.to_vec();
     if let Some(byte) = end.last_mut() {

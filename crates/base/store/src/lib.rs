@@ -2,14 +2,15 @@
 //! leases, watches from a revision, compaction.
 //!
 //! [`Store`] is the handle that everybody holds; behind it stands a [`Backend`]:
-//! [`embedded`] (one process, one file, durable across `kill -9`) or etcd, both held
-//! to the same cases in [`suite`]. The crate refuses to be a database: no queries
+//! [`embedded`] (one process, one file, durable across `kill -9`) or [`etcd`] (any
+//! number of processes), both held to the same cases in [`suite`]. The crate refuses to be a database: no queries
 //! beyond ranges of keys, no values that it understands. Look next at `registry`,
 //! which keeps its instances here.
 
 mod backend;
 pub mod embedded;
 mod error;
+pub mod etcd;
 mod key;
 mod lease;
 #[cfg(feature = "suite")]
