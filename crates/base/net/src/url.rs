@@ -56,8 +56,12 @@ impl FromStr for Url {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
         if host.contains('@') {
-            let text = "a name or password has no place in it; use an Authorization header";
-            return Err(refuse(&text));
+            let reason = "a name or password has no place in it; use an Authorization header";
+            // Whoever reads of it is not to read the password.
+            return Err(UrlError {
+                given: format!("{scheme}://…@…"),
+                reason: reason.to_owned(),
+            });
         }
         let address = address(host, usual_port(secure)).map_err(|error| refuse(&error))?;
         let path = without_fragment(path);
@@ -199,6 +203,7 @@ mod tests {
         ] {
             let error = wrong.parse::<Url>().unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
+            assert!(!error.contains("u:p"), "{error}");
         }
     }
 
