@@ -8,6 +8,7 @@ use atoll_registry::{Detail, Registration, RegistryError, Source, Word};
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use crate::checks::{self, Owner};
 use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, DEFINITION};
 use crate::translate::{self, agent_service, definition, shown_id};
@@ -133,7 +134,9 @@ impl Front {
 
     async fn standing(&self, instance: &Instance) -> Result<(&'static str, Value), Refusal> {
         let detail = self.detail(instance).await?;
-        let checks = translate::checks(&detail, &self.node.name, self.view.times(instance));
+        let mut checks = self.own_node_checks().await?;
+        let times = self.view.times(instance);
+        checks.extend(translate::checks(&detail, &self.node.name, times));
         let status = translate::aggregate(&checks);
         let standing = json!({
             "AggregatedStatus": status,
@@ -282,7 +285,12 @@ impl Front {
             weight: instance.weight,
             tags: instance.tags.clone(),
             metadata,
+            node: match &shown.node[..] {
+                "" => None,
+                node => Some(translate::node_id(node)?),
+            },
             lease: detail.lease,
+            patient: detail.patient,
             health: match detail.checks.is_empty() && detail.maintenance.is_none() {
                 true => instance.health,
                 false => Health::Passing,
@@ -314,10 +322,7 @@ impl Front {
         id: &str,
         asked: &Asked,
     ) -> Result<Answer, Refusal> {
-        let enable = asked.query.get("enable").filter(|text| !text.is_empty());
-        let enable = enable.ok_or_else(|| Refusal::bad("Missing value for enable"))?;
-        let enable = go_bool(enable)
-            .ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))?;
+        let enable = enabled(asked)?;
         let instance = self.local_instance(id).ok_or_else(|| unknown_service(id))?;
         let reason = asked
             .query
@@ -332,6 +337,10 @@ impl Front {
 
     pub(crate) async fn agent_checks(&self) -> Result<Answer, Refusal> {
         let mut map = Map::new();
+        for check in self.own_node_checks().await? {
+            let id = check["CheckID"].as_str().unwrap_or_default().to_owned();
+            map.insert(id, check);
+        }
         for detail in self.registry.checks(None).await? {
             if !definition(&detail.instance).node.is_empty() {
                 continue;
@@ -353,9 +362,7 @@ impl Front {
         }
         let owner = fields.text("serviceid")?;
         if owner.is_empty() {
-            return Err(Refusal::unsupported(
-                "a check of a node (one without ServiceID)",
-            ));
+            return self.agent_node_check(&fields, &name).await;
         }
         let unknown = || {
             Refusal::new(
@@ -366,7 +373,11 @@ impl Front {
         let _alone = self.lock(&owner).await;
         let instance = self.local_instance(&owner).ok_or_else(unknown)?;
         // Without an ID, a check of the agent is called by its name.
-        let parsed = translate::check(&fields, &instance.service, &name, &instance.address)?;
+        let owner = Owner::Instance {
+            service: instance.service.as_str(),
+            address: &instance.address,
+        };
+        let parsed = checks::check(&fields, owner, &name, &self.node)?;
         let known = self.detail(&instance).await?;
         let known = known.checks.iter().any(|r| r.check.name == parsed.shown.id);
         let id = parsed.shown.id.clone();
@@ -396,7 +407,12 @@ impl Front {
     }
 
     pub(crate) async fn agent_check_deregister(&self, id: &str) -> Result<Answer, Refusal> {
-        let instance = self.owner_of(id).ok_or_else(|| unknown_check(id))?;
+        let Some(instance) = self.owner_of(id) else {
+            return match self.forget_node_check(&self.node, id).await? {
+                true => Ok(Reply::Nothing.into()),
+                false => Err(unknown_check(id)),
+            };
+        };
         let _alone = self.lock(&shown_id(&instance)).await;
         self.recheck(&instance, |shown, checks| {
             shown.checks.retain(|known| known.id != id);
@@ -430,7 +446,9 @@ impl Front {
     async fn said(&self, check: &str, status: &str, output: String) -> Result<Answer, Refusal> {
         let health = translate::status(status)?;
         let health = health.ok_or_else(|| Refusal::bad("Invalid check status: ''"))?;
-        let instance = self.owner_of(check).ok_or_else(|| unknown_check(check))?;
+        let Some(instance) = self.owner_of(check) else {
+            return self.node_said(check, health, output).await;
+        };
         let definition = definition(&instance);
         let ttl = definition
             .checks
@@ -447,6 +465,13 @@ impl Front {
             .await?;
         Ok(Reply::Nothing.into())
     }
+}
+
+/// What `?enable` says.
+pub(crate) fn enabled(asked: &Asked) -> Result<bool, Refusal> {
+    let enable = asked.query.get("enable").filter(|text| !text.is_empty());
+    let enable = enable.ok_or_else(|| Refusal::bad("Missing value for enable"))?;
+    go_bool(enable).ok_or_else(|| Refusal::bad(format!("Invalid value for enable: {enable:?}")))
 }
 
 /// What is gone already needs no removal.
@@ -483,7 +508,7 @@ fn unknown_service(id: &str) -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, text)
 }
 
-fn unknown_check(id: &str) -> Refusal {
+pub(crate) fn unknown_check(id: &str) -> Refusal {
     let text =
         format!("Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name.");
     Refusal::new(StatusCode::NOT_FOUND, text)

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atoll_model::{Instance, ServiceName};
+use atoll_model::{Address, Instance, ServiceName};
 use atoll_registry::Source;
 use atoll_store::{Op, Span, Txn};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::agent::gone;
+use crate::checks::{self, Owner, Parsed};
 use crate::filter::Filter;
 use crate::keys::{COORDINATES, COORDINATES_MARK, NODES, NODES_MARK};
 use crate::server::{Answer, Asked, Front};
@@ -202,6 +203,7 @@ impl Front {
             let mut shown = definition_of(&defined.registration);
             let id = std::mem::take(&mut shown.id);
             shown.node.clear();
+            defined.registration.node = None;
             defined.registration.id = id
                 .parse()
                 .map_err(|error| Refusal::bad(format!("Invalid service ID: {error}")))?;
@@ -212,16 +214,11 @@ impl Front {
             let id = check.text("serviceid")?;
             let (Some(defined), true) = (defined.as_mut(), service_is(service.as_ref(), &id)?)
             else {
-                if id.is_empty() {
-                    return Err(Refusal::unsupported(
-                        "a check of a node (one without ServiceID)",
-                    ));
-                }
                 others.push((id, check));
                 continue;
             };
             let registration = &mut defined.registration;
-            let parsed = translate::told(check, &registration.service, &format!("service:{id}"))?;
+            let parsed = told(check, &registration.service, &registration.address, &id)?;
             let mut shown = definition_of(registration);
             let status = (parsed.shown.id.clone(), parsed.first);
             shown.checks.push(parsed.shown);
@@ -235,6 +232,10 @@ impl Front {
             self.tell_anew(defined).await?;
         }
         for (id, check) in others {
+            if id.is_empty() {
+                self.tell_node(node, check).await?;
+                continue;
+            }
             self.tell_other(&name, &id, check).await?;
         }
         Ok(Reply::json(true).into())
@@ -291,7 +292,7 @@ impl Front {
             let text = format!("Missing service '{id}' on node '{node}'");
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
         })?;
-        let parsed = translate::told(check, &instance.service, &format!("service:{id}"))?;
+        let parsed = told(check, &instance.service, &instance.address, id)?;
         let name = parsed.shown.id.clone();
         self.recheck(&instance, |shown, checks| {
             shown.checks.retain(|known| known.id != name);
@@ -339,6 +340,9 @@ impl Front {
             let owners = self.view.find_check(&check).into_iter();
             let owners = owners.filter_map(|(service, id)| self.registry.get(&service, &id));
             let nodes = self.nodes().await?;
+            if let Some(node) = nodes.get(&name) {
+                self.forget_node_check(node, &check).await?;
+            }
             for instance in owners.filter(|i| self.node_of(&nodes, i).name == name) {
                 self.recheck(&instance, |shown, checks| {
                     shown.checks.retain(|known| known.id != check);
@@ -364,6 +368,7 @@ impl Front {
             let (service, id) = (instance.service.clone(), instance.id.clone());
             gone(self.registry.deregister(service, id, Source::Client).await)?;
         }
+        self.forget_node(name).await?;
         let key = format!("{NODES}{name}");
         let coordinate = format!("{COORDINATES}{name}");
         let delete = [
@@ -375,6 +380,18 @@ impl Front {
         self.store.commit(Txn::of(delete)).await?;
         Ok(self.end_sessions_of(name).await?)
     }
+}
+
+/// A check of a service in the catalogue.
+fn told(
+    check: &Fields,
+    service: &ServiceName,
+    address: &Address,
+    id: &str,
+) -> Result<Parsed, Refusal> {
+    let service = service.as_str();
+    let owner = Owner::Instance { service, address };
+    checks::told(check, owner, &format!("service:{id}"))
 }
 
 fn definition_of(registration: &atoll_registry::Registration) -> stored::Definition {

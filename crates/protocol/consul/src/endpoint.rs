@@ -17,6 +17,7 @@ pub(crate) enum Endpoint {
     AgentServiceRegister,
     AgentServiceDeregister(String),
     AgentServiceMaintenance(String),
+    AgentMaintenance,
     AgentChecks,
     AgentCheckRegister,
     AgentCheckDeregister(String),
@@ -63,7 +64,6 @@ const UNSUPPORTED: &[&str] = &[
     "acl",
     "agent/connect",
     "agent/health",
-    "agent/maintenance",
     "agent/token",
     "connect",
     "discovery-chain",
@@ -89,6 +89,7 @@ pub(crate) fn find(path: &str) -> Option<Endpoint> {
         ["agent", "service", id] => E::AgentService(id.to_owned()),
         ["agent", "health", "service", "id", id] => E::AgentHealthById(id.to_owned()),
         ["agent", "health", "service", "name", name] => E::AgentHealthByName(name.to_owned()),
+        ["agent", "maintenance"] => E::AgentMaintenance,
         ["agent", "checks"] => E::AgentChecks,
         ["agent", "check", "register"] => E::AgentCheckRegister,
         // The ids of checks may hold anything.
@@ -184,6 +185,7 @@ impl Endpoint {
             Self::AgentServiceRegister
             | Self::AgentServiceDeregister(_)
             | Self::AgentServiceMaintenance(_)
+            | Self::AgentMaintenance
             | Self::AgentCheckRegister
             | Self::AgentCheckDeregister(_)
             | Self::AgentCheckPass(_)

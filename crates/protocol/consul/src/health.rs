@@ -55,6 +55,7 @@ impl Front {
         asked: &Asked,
     ) -> Result<Vec<Value>, Refusal> {
         let nodes = self.nodes().await?;
+        let around = self.all_node_checks(&nodes).await?;
         let mut all = Vec::new();
         for detail in self.registry.checks(Some(service)).await? {
             let instance = &*detail.instance;
@@ -63,6 +64,7 @@ impl Front {
                 continue;
             }
             let mut checks = vec![translate::serf(node)];
+            checks.extend(around.get(&node.name).into_iter().flatten().cloned());
             checks.extend(self.checks_of(&detail, node));
             if passing && checks.iter().any(|check| check["Status"] != "passing") {
                 continue;
@@ -104,6 +106,8 @@ impl Front {
         let index = self.settled(Topic::Any, asked).await;
         let nodes = self.nodes().await?;
         let mut all: Vec<Value> = nodes.get(name).map(translate::serf).into_iter().collect();
+        let mut around = self.all_node_checks(&nodes).await?;
+        all.extend(around.remove(name).into_iter().flatten());
         for detail in self.registry.checks(None).await? {
             let node = self.node_of(&nodes, &detail.instance);
             if node.name == name {
@@ -120,11 +124,12 @@ impl Front {
         let index = self.settled(Topic::Any, asked).await;
         let nodes = self.nodes().await?;
         let asked_for = |node: &&Node| has_meta(node, &asked.query);
-        let mut all: Vec<Value> = nodes
-            .values()
-            .filter(asked_for)
-            .map(translate::serf)
-            .collect();
+        let mut around = self.all_node_checks(&nodes).await?;
+        let mut all = Vec::new();
+        for node in nodes.values().filter(asked_for) {
+            all.push(translate::serf(node));
+            all.extend(around.remove(&node.name).into_iter().flatten());
+        }
         for detail in self.registry.checks(None).await? {
             let node = self.node_of(&nodes, &detail.instance);
             if asked_for(&node) {

@@ -9,6 +9,7 @@
 
 mod agent;
 mod catalog;
+mod checks;
 mod config;
 mod coordinates;
 mod endpoint;
@@ -24,10 +25,12 @@ mod machine;
 mod mesh;
 mod metrics;
 mod moment;
+mod node_checks;
 mod operator;
 mod query;
 mod refused;
 mod server;
+mod session_checks;
 mod sessions;
 mod shared;
 mod stored;
@@ -128,6 +131,17 @@ pub async fn start(
 /// held that ended.
 fn run(group: &Tasks, front: &Arc<Front>, registry: Registry) {
     let following = Arc::clone(front);
+    let (watched, watching) = (registry.catalog(), Arc::clone(front));
+    group.run("session-checks", Restart::WithBackoff, move |stop| {
+        let (front, catalog) = (Arc::clone(&watching), watched.clone());
+        async move {
+            let watched = stop.unless(front.watch_session_checks(catalog));
+            if let Some(Err(refusal)) = watched.await {
+                // Restarted after a pause, it looks at all of them again.
+                tracing::warn!(error = refusal.text, "checks of sessions cannot be watched");
+            }
+        }
+    });
     group.run("view", Restart::WithBackoff, move |stop| {
         let (front, mut catalog) = (Arc::clone(&following), registry.catalog());
         async move {

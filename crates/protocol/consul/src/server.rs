@@ -392,6 +392,7 @@ impl Front {
             E::AgentServiceRegister => self.agent_register(asked).await,
             E::AgentServiceDeregister(id) => self.agent_deregister(&id).await,
             E::AgentServiceMaintenance(id) => self.agent_maintenance(&id, asked).await,
+            E::AgentMaintenance => self.agent_node_maintenance(asked).await,
             E::AgentChecks => self.agent_checks().await,
             E::AgentCheckRegister => self.agent_check_register(asked).await,
             E::AgentCheckDeregister(id) => self.agent_check_deregister(&id).await,

@@ -22,6 +22,8 @@ const LOCK_DELAY: Duration = Duration::from_secs(15);
 const LOCK_DELAY_MAX: Duration = Duration::from_secs(60);
 /// Consul's `sessionTTLMultiplier`: a TTL is a lower bound, and clients renew late.
 const TTL_MULTIPLIER: u32 = 2;
+/// Checks that one session can stand on.
+const CHECKS_MAX: usize = 64;
 /// Below it Consul takes a number for seconds.
 const LOCK_DELAY_NANOS_MIN: u128 = 1000;
 
@@ -47,13 +49,13 @@ impl Front {
                 checks = fields.texts(key)?;
             }
         }
-        if let Some(other) = checks.iter().find(|check| *check != "serfHealth") {
-            return Err(Refusal::unsupported(format_args!(
-                "a session on the check {other:?}"
+        let service_checks = fields.objects("servicechecks")?;
+        let service_checks = service_checks.iter().map(|check| check.text("id"));
+        let service_checks = service_checks.collect::<Result<Vec<_>, _>>()?;
+        if checks.len() + service_checks.len() > CHECKS_MAX {
+            return Err(Refusal::bad(format!(
+                "a session can stand on at most {CHECKS_MAX} checks"
             )));
-        }
-        if !fields.objects("servicechecks")?.is_empty() {
-            return Err(Refusal::unsupported("a session with ServiceChecks"));
         }
         let delete = match &fields.text("behavior")?[..] {
             "" | "release" => false,
@@ -69,19 +71,26 @@ impl Front {
             _ => delay,
         };
         let ttl = fields.text("ttl")?;
-        let lease = match session_ttl(&ttl)? {
-            Some(ttl) => Some(self.store.grant(ttl * TTL_MULTIPLIER).await?.id),
-            None => None,
-        };
-        let session = Session {
+        let kept_for = session_ttl(&ttl)?;
+        let mut session = Session {
             name: fields.text("name")?,
             node,
             lock_delay_ms: delay.min(LOCK_DELAY_MAX).as_millis() as u64,
             delete,
             ttl,
             node_checks: checks,
-            lease: lease.map(|lease| lease.0),
+            service_checks,
+            lease: None,
         };
+        if let Some(reason) = self.unfit(&session).await? {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Err(Refusal::new(status, reason));
+        }
+        let lease = match kept_for {
+            Some(ttl) => Some(self.store.grant(ttl * TTL_MULTIPLIER).await?.id),
+            None => None,
+        };
+        session.lease = lease.map(|lease| lease.0);
         let id = self.uuid();
         let put = Op::Put {
             key: format!("{SESSIONS}{id}").into(),
@@ -101,7 +110,7 @@ impl Front {
     }
 
     /// Ends a session and frees what it held.
-    async fn end(&self, kept: &KeyValue) -> Result<(), StoreError> {
+    pub(crate) async fn end(&self, kept: &KeyValue) -> Result<(), StoreError> {
         let end = [
             Op::Delete(Span::Key(kept.key.clone())),
             Op::put(SESSIONS_MARK, ""),
@@ -262,7 +271,7 @@ impl Front {
     }
 }
 
-fn id_of(key: &[u8]) -> String {
+pub(crate) fn id_of(key: &[u8]) -> String {
     let id = key.strip_prefix(SESSIONS.as_bytes()).unwrap_or_default();
     String::from_utf8_lossy(id).into_owned()
 }
@@ -271,6 +280,9 @@ fn shown(kept: &KeyValue) -> Value {
     let Some(session) = stored::read::<Session>(&kept.value) else {
         return Value::Null;
     };
+    let service_checks = session.service_checks.iter();
+    let service_checks = service_checks.map(|id| json!({ "ID": id, "Namespace": "" }));
+    let service_checks: Vec<Value> = service_checks.collect();
     json!({
         "ID": id_of(&kept.key),
         "Name": session.name,
@@ -279,7 +291,7 @@ fn shown(kept: &KeyValue) -> Value {
         "Behavior": if session.delete { "delete" } else { "release" },
         "TTL": session.ttl,
         "NodeChecks": session.node_checks,
-        "ServiceChecks": null,
+        "ServiceChecks": if service_checks.is_empty() { Value::Null } else { Value::Array(service_checks) },
         "CreateIndex": kept.create_revision.0,
         "ModifyIndex": kept.mod_revision.0,
     })

@@ -83,6 +83,9 @@ pub(crate) struct Session {
     /// As it was given; empty without one.
     pub(crate) ttl: String,
     pub(crate) node_checks: Vec<String>,
+    /// Checks of services on its node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) service_checks: Vec<String>,
     /// The lease that the session ends with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lease: Option<u64>,

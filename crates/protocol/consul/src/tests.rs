@@ -110,6 +110,86 @@ fn read(answer: Result<Answer, Refusal>) -> (u64, Value) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_ends_when_one_of_its_checks_becomes_critical_or_is_gone() {
+    let world = world().await;
+    let front = &world.front;
+    let disk = json!({ "Name": "disk", "TTL": "10s", "Status": "passing" });
+    let web = json!({
+        "Name": "web", "Check": { "CheckID": "web", "TTL": "1h", "Status": "passing" },
+    });
+    let body = json!({
+        "LockDelay": "0s", "NodeChecks": ["disk"], "ServiceChecks": [{ "ID": "web" }],
+    });
+    let fail = async |check: &str| {
+        let asked = world.asked("", "");
+        assert!(
+            front
+                .agent_check_said(check, "critical", &asked)
+                .await
+                .is_ok()
+        );
+    };
+    let forget = async |check: &str| {
+        assert!(front.agent_check_deregister(check).await.is_ok());
+    };
+    let leave = async || assert!(front.agent_deregister("web").await.is_ok());
+    for way in 0..5 {
+        let asked = world.asked("", &disk.to_string());
+        assert!(front.agent_check_register(&asked).await.is_ok());
+        let asked = world.asked("", "");
+        assert!(
+            front
+                .agent_check_said("disk", "passing", &asked)
+                .await
+                .is_ok()
+        );
+        world.register(&web).await;
+        assert!(
+            front
+                .agent_check_said("web", "passing", &asked)
+                .await
+                .is_ok()
+        );
+        let session = world.session(&body).await;
+        let other = world.session(&json!({})).await;
+        let key = format!("lock-{way}");
+        assert!(world.put(&key, &format!("acquire={session}"), "mine").await);
+        match way {
+            0 => fail("disk").await,
+            1 => fail("web").await,
+            2 => forget("disk").await,
+            3 => leave().await,
+            // Nobody says anything for longer than the TTL of the node's check.
+            _ => tokio::time::sleep(Duration::from_secs(11)).await,
+        }
+        while world.get(&key, "").await.1[0]["Session"] == session[..] {
+            tokio::task::yield_now().await;
+        }
+        let asked = world.asked("", "");
+        let (_, gone) = read(front.session_info(&session, &asked).await);
+        assert_eq!(gone, json!([]), "way {way}");
+        let (_, stays) = read(front.session_info(&other, &asked).await);
+        assert_eq!(stays[0]["ID"], other, "way {way}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_service_is_woken_by_its_node() {
+    let world = world().await;
+    world.register(&json!({ "Name": "web" })).await;
+    let (index, _) = world.health("web", "").await;
+    let query = format!("index={index}&passing");
+    let waiting = world.health("web", &query);
+    let enable = async {
+        let asked = world.asked("enable=true", "");
+        assert!(world.front.agent_node_maintenance(&asked).await.is_ok());
+    };
+    let ((woken, rows), ()) = tokio::join!(waiting, enable);
+    assert!(woken > index);
+    assert_eq!(rows, json!([]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_not_renewed_ends_and_its_locks_are_free_after_the_delay() {
     let world = world().await;
     let body = json!({ "TTL": "10s", "LockDelay": "5s" });

@@ -3,25 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::{
-    Address, Check, Health, Instance, InstanceId, Probe, ServiceName, is_front_label,
-};
+use atoll_model::{Address, Health, Instance, InstanceId, ServiceName, is_front_label};
 use atoll_registry::{Detail, Registration, Source};
 use serde_json::{Map, Value, json};
 
+use crate::checks::{self, Owner};
 use crate::stored::{self, CheckDefinition, DEFINITION, Definition};
-use crate::wire::{Fields, Refusal, duration, go_duration};
+use crate::wire::{Fields, Refusal, duration};
 
 /// Consul's limits of a service's Meta.
 const META_PAIRS_MAX: usize = 64;
 const META_KEY_CHARS_MAX: usize = 128;
 const META_VALUE_CHARS_MAX: usize = 512;
-/// Consul asks no more often than each second.
-const INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// Consul's time-out when none is given.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Consul's `check_deregister_interval_min`.
-const DEREGISTER_MIN: Duration = Duration::from_secs(60);
 /// What an instance without a port has for one; it takes no requests (weight 0).
 const NO_PORT: u16 = 1;
 
@@ -102,8 +95,9 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
         tag_override: fields.flag("enabletagoverride")?,
         ..Definition::default()
     };
-    let mut instance_id = id.clone();
+    let (mut instance_id, mut on) = (id.clone(), None);
     if foreign {
+        on = Some(node_id(&node.name)?);
         definition.node.clone_from(&node.name);
         definition.id.clone_from(&id);
         instance_id = format!("{id}@{}", node.name);
@@ -121,17 +115,21 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
     let mut given = fields.objects("checks")?;
     given.extend(fields.object("check")?);
     let many = given.len() > 1;
-    let (mut checks, mut said) = (Vec::new(), Vec::new());
+    let (mut parsed_checks, mut said) = (Vec::new(), Vec::new());
     for (number, fields) in (1..).zip(&given) {
         let usual = if many {
             format!("service:{id}:{number}")
         } else {
             format!("service:{id}")
         };
+        let owner = Owner::Instance {
+            service: service.as_str(),
+            address: &address,
+        };
         let parsed = if foreign {
-            told(fields, &service, &usual)?
+            checks::told(fields, owner, &usual)?
         } else {
-            check(fields, &service, &usual, &address)?
+            checks::check(fields, owner, &usual, node)?
         };
         said.extend(
             parsed
@@ -139,7 +137,7 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
                 .map(|(health, output)| (parsed.shown.id.clone(), health, output)),
         );
         definition.checks.push(parsed.shown);
-        checks.push(parsed.check);
+        parsed_checks.push(parsed.check);
     }
     let mut metadata = meta(fields)?;
     metadata.insert(DEFINITION.to_owned(), stored::write(&definition));
@@ -147,8 +145,15 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
     registration.weight = if port == 0 { 0 } else { passing_weight };
     registration.tags = fields.texts("tags")?;
     registration.metadata = metadata;
-    registration.checks = checks;
+    registration.checks = parsed_checks;
+    registration.node = on;
     Ok(Defined { registration, said })
+}
+
+/// A foreign node as the registry knows it.
+pub(crate) fn node_id(name: &str) -> Result<InstanceId, Refusal> {
+    let refuse = |error| Refusal::bad(format!("Invalid node name {name:?}: {error}"));
+    name.parse().map_err(refuse)
 }
 
 /// The mesh is another product: taken for plain services they would not be reached.
@@ -205,38 +210,6 @@ fn meta(fields: &Fields) -> Result<BTreeMap<String, String>, Refusal> {
     Ok(pairs.into_iter().collect())
 }
 
-/// A check and what is shown of it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Parsed {
-    pub(crate) check: Check,
-    pub(crate) shown: CheckDefinition,
-    /// How it stands before anybody said anything, if it is told.
-    pub(crate) first: Option<(Health, String)>,
-}
-
-fn invalid(what: impl std::fmt::Display) -> Refusal {
-    Refusal::bad(format!("Invalid check: {what}"))
-}
-
-fn named(fields: &Fields, service: &ServiceName, usual: &str) -> Result<CheckDefinition, Refusal> {
-    let mut id = fields.text("checkid")?;
-    if id.is_empty() {
-        id = fields.text("id")?;
-    }
-    let name = fields.text("name")?;
-    let name = if name.is_empty() {
-        format!("Service '{service}' check")
-    } else {
-        name
-    };
-    Ok(CheckDefinition {
-        id: if id.is_empty() { usual.to_owned() } else { id },
-        name,
-        notes: fields.text("notes")?,
-        ..CheckDefinition::default()
-    })
-}
-
 /// The health that a Status means; none when it is empty.
 pub(crate) fn status(text: &str) -> Result<Option<Health>, Refusal> {
     match text {
@@ -255,149 +228,6 @@ pub(crate) fn status_of(health: Health) -> &'static str {
         Health::Warning => "warning",
         Health::Starting | Health::Critical | Health::Draining => "critical",
     }
-}
-
-/// A check of the catalogue: whoever registers it runs it and tells how it stands.
-pub(crate) fn told(fields: &Fields, service: &ServiceName, usual: &str) -> Result<Parsed, Refusal> {
-    let shown = named(fields, service, usual)?;
-    let mut check = Check::new(Probe::Told { ttl: None });
-    check.name.clone_from(&shown.id);
-    let health = status(&fields.text("status")?)?.unwrap_or(Health::Critical);
-    let first = Some((health, fields.text("output")?));
-    Ok(Parsed {
-        check,
-        shown,
-        first,
-    })
-}
-
-/// A check of the agent, for an instance at `address`.
-pub(crate) fn check(
-    fields: &Fields,
-    service: &ServiceName,
-    usual: &str,
-    address: &Address,
-) -> Result<Parsed, Refusal> {
-    for (key, what) in [
-        ("script", "Script"),
-        ("args", "Args"),
-        ("scriptargs", "ScriptArgs"),
-        ("dockercontainerid", "DockerContainerID"),
-        ("grpc", "GRPC"),
-        ("udp", "UDP"),
-        ("h2ping", "H2PING"),
-        ("aliasnode", "AliasNode"),
-        ("aliasservice", "AliasService"),
-        ("osservice", "OSService"),
-        ("body", "Body"),
-        ("header", "Header"),
-        ("disableredirects", "DisableRedirects"),
-        ("tcpusetls", "TCPUseTLS"),
-    ] {
-        let empty = |value: &Value| match value {
-            Value::String(text) => text.is_empty(),
-            Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.is_empty(),
-            other => *other == Value::Bool(false),
-        };
-        if fields.raw(key).is_some_and(|value| !empty(value)) {
-            return Err(Refusal::unsupported(format_args!("a check with {what}")));
-        }
-    }
-    let mut shown = named(fields, service, usual)?;
-    let ttl = fields.duration("ttl")?.filter(|ttl| !ttl.is_zero());
-    let (http, tcp) = (fields.text("http")?, fields.text("tcp")?);
-    let kinds = [ttl.is_some(), !http.is_empty(), !tcp.is_empty()];
-    if kinds.into_iter().filter(|kind| *kind).count() != 1 {
-        return Err(invalid("exactly one of TTL, HTTP and TCP must be set"));
-    }
-    let (probe, at) = if let Some(ttl) = ttl {
-        shown.kind = "ttl".to_owned();
-        (Probe::Told { ttl: Some(ttl) }, None)
-    } else if !tcp.is_empty() {
-        shown.kind = "tcp".to_owned();
-        shown.definition = json!({ "TCP": tcp });
-        let at = tcp.parse::<Address>().map_err(invalid)?;
-        (Probe::Tcp, Some(at))
-    } else {
-        if !matches!(&fields.text("method")?[..], "" | "GET") {
-            return Err(Refusal::unsupported("a check with another Method than GET"));
-        }
-        shown.kind = "http".to_owned();
-        shown.definition = json!({ "HTTP": http, "Method": "GET" });
-        let (at, path) = url(&http)?;
-        (Probe::Http { path }, Some(at))
-    };
-    let mut check = Check::new(probe);
-    check.name.clone_from(&shown.id);
-    check.at = at.filter(|at| at != address);
-    // Consul counts from the first answer on, and never warns between.
-    check.start_period = Duration::ZERO;
-    let count = |key| -> Result<u32, Refusal> {
-        let count = fields.number(key)?.unwrap_or(0);
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    };
-    // 0 and 1 both act at once.
-    check.success_before_passing = count("successbeforepassing")?.max(1);
-    check.failures_before_critical = count("failuresbeforecritical")?.max(1);
-    check.failures_before_warning = match count("failuresbeforewarning")? {
-        0 => check.failures_before_critical,
-        count => count,
-    };
-    let deregister = fields.duration("deregistercriticalserviceafter")?;
-    check.deregister_after = deregister
-        .filter(|after| !after.is_zero())
-        .map(|after| after.max(DEREGISTER_MIN));
-    if ttl.is_none() {
-        let interval = fields
-            .duration("interval")?
-            .filter(|interval| !interval.is_zero());
-        let interval =
-            interval.ok_or_else(|| invalid("Interval must be > 0 for HTTP, TCP checks"))?;
-        let timeout = fields
-            .duration("timeout")?
-            .filter(|timeout| !timeout.is_zero());
-        check.interval = interval.max(INTERVAL_MIN);
-        check.timeout = timeout.unwrap_or(TIMEOUT);
-        shown.interval = go_duration(interval);
-        shown.timeout = timeout.map(go_duration).unwrap_or_default();
-    }
-    let first = match (ttl, status(&fields.text("status")?)?) {
-        (Some(_), Some(health)) => Some((health, String::new())),
-        _ => None,
-    };
-    Ok(Parsed {
-        check,
-        shown,
-        first,
-    })
-}
-
-/// Host and path of a URL without TLS, which the registry's checks do not speak.
-fn url(text: &str) -> Result<(Address, String), Refusal> {
-    if text.starts_with("https://") {
-        return Err(Refusal::unsupported("a check over HTTPS"));
-    }
-    let rest = text
-        .strip_prefix("http://")
-        .ok_or_else(|| invalid(format_args!("{text:?} is no http:// URL")))?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(end);
-    let path = path.split('#').next().unwrap_or_default();
-    let path = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    };
-    let at = host.parse::<Address>().or_else(|error| {
-        // A host without a port, be it an IPv6 address in brackets.
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        let bare = bare.or((!host.contains(':')).then_some(host));
-        bare.ok_or(error).and_then(|host| Address::new(host, 80))
-    });
-    Ok((at.map_err(invalid)?, path))
 }
 
 /// The name as it was registered.
@@ -582,6 +412,36 @@ pub(crate) fn serf(node: &Node) -> Value {
     })
 }
 
+/// One check as every view shows it, with its status and output: of a service (id, name
+/// and tags), or of the node.
+pub(crate) fn check_row(
+    node: &str,
+    service: Option<(&str, &str, &[String])>,
+    shown: &CheckDefinition,
+    (status, output): (&str, &str),
+    times: (u64, u64),
+) -> Value {
+    let (id, name, tags) = service.unwrap_or(("", "", &[]));
+    json!({
+        "Node": node,
+        "CheckID": shown.id,
+        "Name": shown.name,
+        "Status": status,
+        "Notes": shown.notes,
+        "Output": output,
+        "ServiceID": id,
+        "ServiceName": name,
+        "ServiceTags": tags,
+        "Type": shown.kind,
+        "Interval": shown.interval,
+        "Timeout": shown.timeout,
+        "ExposedPort": 0,
+        "Definition": if shown.definition.is_null() { json!({}) } else { shown.definition.clone() },
+        "CreateIndex": times.0,
+        "ModifyIndex": times.1,
+    })
+}
+
 /// The checks of an instance. What makes it unfit beside them (maintenance, its own
 /// word in another protocol, draining) is a check, too: nobody may take it for fit.
 pub(crate) fn checks(detail: &Detail, node: &str, times: (u64, u64)) -> Vec<Value> {
@@ -589,25 +449,9 @@ pub(crate) fn checks(detail: &Detail, node: &str, times: (u64, u64)) -> Vec<Valu
     let definition = definition(instance);
     let id = shown_id(instance);
     let name = shown_name(instance, &definition);
+    let service = Some((&id[..], name, &instance.tags[..]));
     let one = |shown: &CheckDefinition, status: &str, output: &str| {
-        json!({
-            "Node": node,
-            "CheckID": shown.id,
-            "Name": shown.name,
-            "Status": status,
-            "Notes": shown.notes,
-            "Output": output,
-            "ServiceID": id,
-            "ServiceName": name,
-            "ServiceTags": instance.tags,
-            "Type": shown.kind,
-            "Interval": shown.interval,
-            "Timeout": shown.timeout,
-            "ExposedPort": 0,
-            "Definition": if shown.definition.is_null() { json!({}) } else { shown.definition.clone() },
-            "CreateIndex": times.0,
-            "ModifyIndex": times.1,
-        })
+        check_row(node, service, shown, (status, output), times)
     };
     let many = detail.checks.len() > 1;
     let mut all = Vec::new();
@@ -628,7 +472,9 @@ pub(crate) fn checks(detail: &Detail, node: &str, times: (u64, u64)) -> Vec<Valu
         });
         all.push(one(&shown, status_of(report.health), &report.output));
     }
-    let worst = detail.checks.iter().map(|report| rank(report.health)).max();
+    // What the node is unfit for is said by its own checks.
+    let worst = detail.checks.iter().map(|report| report.health);
+    let worst = worst.chain(detail.node_health).map(rank).max();
     if let Some(reason) = &detail.maintenance {
         let shown = CheckDefinition {
             id: format!("_service_maintenance:{id}"),

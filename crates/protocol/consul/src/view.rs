@@ -171,6 +171,8 @@ impl Inner {
             return;
         }
         let index = index_of(&catalog);
+        // A revision may be of what no catalogue shows: the checks of a node.
+        self.any = index;
         let none: Arc<[Arc<Instance>]> = Arc::from([]);
         let names = before.services.keys().chain(catalog.services.keys());
         for service in names {
@@ -181,7 +183,6 @@ impl Inner {
                 continue;
             }
             self.services.insert(service.clone(), index);
-            self.any = index;
             self.compare(old, new, index);
         }
         if self.services.len() > catalog.services.len() + GONE_MAX {

@@ -147,6 +147,11 @@ async fn agent() {
 }
 
 #[tokio::test]
+async fn checks() {
+    check("checks.txt").await;
+}
+
+#[tokio::test]
 async fn catalog() {
     check("catalog.txt").await;
 }
