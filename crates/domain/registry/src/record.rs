@@ -22,6 +22,9 @@ pub(crate) struct Record {
     pub(crate) source: Source,
     /// The node that it is on; `None` is ours.
     pub(crate) node: Option<InstanceId>,
+    /// Its share of the requests, and that in warning; the catalogue has what counts now.
+    pub(crate) weight: u16,
+    pub(crate) warning_weight: Option<u16>,
     /// How that stands, where something is known of it. Nodes change seldom and are asked
     /// for often, so each instance has its own copy.
     pub(crate) around: Option<Box<Own>>,
@@ -102,6 +105,8 @@ impl Record {
         let mut record = Self {
             source: registration.source,
             node: registration.node.clone(),
+            weight: registration.weight,
+            warning_weight: registration.warning_weight,
             around: None,
             lease: registration.lease,
             patient: registration.patient,
@@ -185,8 +190,10 @@ impl Record {
             return false;
         }
         let note = shortened(note);
+        let warning = self.warning_weight.filter(|_| health == Health::Warning);
         let instance = Arc::make_mut(&mut self.instance);
         instance.health = health;
+        instance.weight = warning.unwrap_or(self.weight);
         instance.note = note;
         self.times.changed = now;
         if health.takes_requests() && self.times.up.is_none() {

@@ -21,6 +21,8 @@ pub struct Registration {
     pub address: Address,
     /// Share of requests; 1 by default, 0 takes none.
     pub weight: u16,
+    /// The share while it is in warning (Consul's `Weights.Warning`); `None` is the same.
+    pub warning_weight: Option<u16>,
     /// Tags.
     pub tags: Vec<String>,
     /// Metadata.
@@ -72,6 +74,7 @@ impl Registration {
             node: None,
             address,
             weight: 1,
+            warning_weight: None,
             tags: Vec::new(),
             metadata: BTreeMap::new(),
             lease: None,

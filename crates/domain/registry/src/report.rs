@@ -17,6 +17,10 @@ pub struct Detail {
     pub at: Instant,
     /// Who registered it.
     pub source: Source,
+    /// Its share of the requests as registered.
+    pub weight: u16,
+    /// The share while it is in warning; `None` is the same.
+    pub warning_weight: Option<u16>,
     /// How long it is believed without a renewal.
     pub lease: Option<Duration>,
     /// What is left of that.
@@ -98,6 +102,8 @@ impl Detail {
             instance: Arc::clone(&record.instance),
             at: now,
             source: record.source,
+            weight: record.weight,
+            warning_weight: record.warning_weight,
             lease: record.lease,
             expires_in: record
                 .deadline

@@ -780,7 +780,8 @@ fn repeats(known: &Record, registration: &Registration) -> bool {
         && known.lease == registration.lease
         && known.patient == registration.patient
         && instance.address == registration.address
-        && instance.weight == registration.weight
+        && known.weight == registration.weight
+        && known.warning_weight == registration.warning_weight
         && instance.tags == registration.tags
         && instance.metadata == registration.metadata
         && same_checks(known, registration)

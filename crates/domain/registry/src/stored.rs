@@ -35,6 +35,8 @@ struct Stored {
     host: String,
     port: u16,
     weight: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    warning_weight: Option<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tags: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -274,7 +276,8 @@ pub(crate) fn keep(record: &Record, wall: Wall) -> Entry {
         node: record.node.as_ref().map(InstanceId::to_string),
         host: instance.address.host().to_owned(),
         port: instance.address.port(),
-        weight: instance.weight,
+        weight: record.weight,
+        warning_weight: record.warning_weight,
         tags: instance.tags.clone(),
         metadata: instance.metadata.clone(),
         lease_ms: record.lease.map(millis),
@@ -335,6 +338,7 @@ impl Stored {
             id: self.id.parse::<InstanceId>().map_err(in_words)?,
             address: Address::new(&self.host, self.port).map_err(in_words)?,
             weight: self.weight,
+            warning_weight: self.warning_weight,
             tags: self.tags,
             metadata: self.metadata,
             lease: self.lease_ms.map(Duration::from_millis),
@@ -439,6 +443,7 @@ mod tests {
             Source::Client,
         );
         registration.weight = 7;
+        registration.warning_weight = Some(3);
         registration.node = Some("db-1".parse().unwrap());
         registration.tags = vec!["blue".to_owned()];
         registration.metadata = BTreeMap::from([("version".to_owned(), "1".to_owned())]);

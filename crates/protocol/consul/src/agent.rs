@@ -282,7 +282,8 @@ impl Front {
         let mut metadata = instance.metadata.clone();
         metadata.insert(DEFINITION.to_owned(), stored::write(&shown));
         let registration = Registration {
-            weight: instance.weight,
+            weight: detail.weight,
+            warning_weight: detail.warning_weight,
             tags: instance.tags.clone(),
             metadata,
             node: match &shown.node[..] {

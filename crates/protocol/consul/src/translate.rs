@@ -143,6 +143,7 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
     metadata.insert(DEFINITION.to_owned(), stored::write(&definition));
     let mut registration = Registration::new(service, instance_id, address, Source::Client);
     registration.weight = if port == 0 { 0 } else { passing_weight };
+    registration.warning_weight = Some(if port == 0 { 0 } else { warning_weight });
     registration.tags = fields.texts("tags")?;
     registration.metadata = metadata;
     registration.checks = parsed_checks;

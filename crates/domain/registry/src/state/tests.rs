@@ -289,6 +289,43 @@ fn a_check_that_runs_a_program_is_refused_unless_the_settings_allow_it() {
 }
 
 #[test]
+fn in_warning_an_instance_has_the_share_that_it_was_given_for_that() {
+    let mut world = world();
+    let mut registration = instance("users", "u1");
+    registration.weight = 10;
+    registration.warning_weight = Some(2);
+    world.register(registration.clone()).unwrap();
+    let weight = |world: &mut World| {
+        world.state.publish();
+        world.state.catalog().instances("users")[0].weight
+    };
+    let own = |health| Word::Own {
+        health,
+        note: String::new(),
+    };
+    assert_eq!(weight(&mut world), 10);
+    world.word("u1", own(Health::Warning));
+    assert_eq!(weight(&mut world), 2);
+    // What is kept is what was registered.
+    let kept = world.state.take_effects().entries.pop().unwrap();
+    let mut after = self::world();
+    let loaded = stored::load(vec![(kept.key, kept.value.unwrap())]);
+    for instance in loaded.instances {
+        after.state.restore(instance, after.now);
+    }
+    assert_eq!(weight(&mut after), 2);
+    for world in [&mut world, &mut after] {
+        world.word("u1", own(Health::Passing));
+        assert_eq!(weight(world), 10);
+    }
+    // The same registration again is a renewal still.
+    let before = world.state.catalog().revision;
+    world.register(registration).unwrap();
+    assert_eq!(weight(&mut world), 10);
+    assert_eq!(world.state.catalog().revision, before);
+}
+
+#[test]
 fn removing_an_instance_ends_its_checks() {
     let mut world = world();
     world.register(checked("u1")).unwrap();
