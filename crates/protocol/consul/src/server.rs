@@ -12,9 +12,9 @@ use atoll_registry::{Registry, RegistryError};
 use atoll_runtime::{Clock, Random, Stop};
 use atoll_store::{Store, StoreError};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 
 use crate::Settings;
 use crate::endpoint::{self, Endpoint};
@@ -218,7 +218,10 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
     let cached = reading && query.has("cached");
     let gzip = gzip::accepted(request.headers());
     let method = request.method().clone();
-    let (reply, index) = match handle(front, request, query).await {
+    let (head, mut body) = request.into_parts();
+    let handled = handle(front, head, &mut body, query).await;
+    pass_over(body).await;
+    let (reply, index) = match handled {
         Ok(Outcome::Answer(answer)) => (answer.reply, answer.index),
         Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
         Err(refusal) => (Reply::Text(refusal.status, refusal.text), None),
@@ -253,6 +256,19 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
+/// Reads what a refused request sends and nobody wanted, up to what anybody may send: a
+/// connection with something unread is closed, and a client that keeps it for its next
+/// request would find that one aborted.
+async fn pass_over(mut body: Incoming) {
+    let mut left = BODY_BYTES_MAX;
+    while left > 0 && !body.is_end_stream() {
+        let Some(Ok(frame)) = body.frame().await else {
+            return;
+        };
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+    }
+}
+
 enum Outcome {
     Answer(Answer),
     /// Which methods there are.
@@ -261,10 +277,10 @@ enum Outcome {
 
 async fn handle(
     front: &Front,
-    request: Request<Incoming>,
+    head: request::Parts,
+    body: &mut Incoming,
     query: Query,
 ) -> Result<Outcome, Refusal> {
-    let (head, body) = request.into_parts();
     let path = head
         .uri
         .path()

@@ -251,3 +251,38 @@ async fn headers_say_what_consuls_say_and_long_answers_are_compressed() {
     assert_eq!(text.as_bytes(), &plain.body[..]);
     drop(tasks.stop(std::time::Duration::from_secs(5)).await);
 }
+
+/// A connection is kept for the next request, whatever becomes of the first.
+#[tokio::test]
+async fn a_refused_request_with_a_body_does_not_end_its_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (at, tasks) = start().await;
+    let mut stream = tokio::net::TcpStream::connect(at.to_string())
+        .await
+        .unwrap();
+    for path in [
+        "/v1/connect/intentions/exact",
+        "/v1/status/leader",
+        "/v1/nothing",
+    ] {
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 262144\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b'x'; 262_144]).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            let byte = stream
+                .read_u8()
+                .await
+                .unwrap_or_else(|error| panic!("{path}: {error}"));
+            answer.push(byte);
+        }
+        let answer = String::from_utf8(answer).unwrap().to_lowercase();
+        assert!(!answer.contains("connection: close"), "{answer}");
+        let length = answer.split_once("content-length: ").unwrap().1;
+        let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+    }
+    drop(tasks.stop(std::time::Duration::from_secs(5)).await);
+}
