@@ -247,7 +247,7 @@ def catalog():
 def refusals():
     for call in (
         lambda: client.acl.tokens.list(),
-        lambda: client.event.list(),
+        lambda: client.snapshot.save(),
         lambda: client.catalog.service("x", dc="elsewhere"),
     ):
         try:

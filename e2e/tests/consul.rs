@@ -66,6 +66,21 @@ fn py_consul_holds_its_conversation() {
 }
 
 #[test]
+#[ignore = "needs ATOLL_E2E_PYTHON; `cargo xtask test` sets it"]
+fn py_consul_finds_all_that_is_beyond_services_and_keys() {
+    let python = std::env::var("ATOLL_E2E_PYTHON")
+        .expect("ATOLL_E2E_PYTHON is the folder of a python with what requirements.txt lists");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conformance/consul_operations.py");
+    let world = world();
+    let consul = world.consul();
+    let (host, port) = consul.rsplit_once(':').expect("HOST:PORT");
+    let mut client = Command::new(Path::new(&python).join("python"));
+    let output = client.arg(script).args([host, port]).output();
+    let output = output.expect("python runs");
+    assert!(output.status.success(), "{}", describe(&output));
+}
+
+#[test]
 fn what_consul_registers_is_listed_and_routed_and_what_others_register_is_seen() {
     let (first, second) = (Service::start("first"), Service::start("second"));
     let world = world();
