@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::{Check, Health, Instance, InstanceId};
+use atoll_model::{Check, Health, Instance, InstanceId, Probe};
 
 use crate::state::shared::Tie;
 use crate::stored::{Restored, Wall};
@@ -273,6 +273,14 @@ impl Checked {
     /// Whether somebody has to ask.
     pub(crate) fn is_asked(&self) -> bool {
         self.check.probe.is_asked()
+    }
+
+    /// Whoever registers again is there: what was told of it goes on being believed, as
+    /// Consul's agent starts the TTL anew (`agent.addCheck`).
+    pub(crate) fn believe(&mut self, now: Instant) {
+        if let Probe::Told { ttl: Some(ttl) } = self.check.probe {
+            self.believed = Some(now + ttl);
+        }
     }
 
     /// What it says now, as much as is kept.

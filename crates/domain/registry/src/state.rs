@@ -445,6 +445,7 @@ impl State {
         };
         allow(known, registration.source)?;
         if repeats(known, &registration) {
+            known.checks.iter_mut().for_each(|c| c.believe(now));
             let (service, id) = (registration.service, registration.id);
             return self.renew(service, id, now);
         }
@@ -458,6 +459,7 @@ impl State {
         record.tie = known.tie.take();
         if let Some(checks) = carried {
             record.checks = checks;
+            record.checks.iter_mut().for_each(|c| c.believe(now));
         }
         record.refresh(now);
         self.begin(record, now);

@@ -309,7 +309,7 @@ fn in_warning_an_instance_has_the_share_that_it_was_given_for_that() {
     // What is kept is what was registered.
     let kept = world.state.take_effects().entries.pop().unwrap();
     let mut after = self::world();
-    let loaded = stored::load(vec![(kept.key, kept.value.unwrap())]);
+    let loaded = stored::load(vec![(kept.entry.key, kept.entry.value.unwrap())]);
     for instance in loaded.instances {
         after.state.restore(instance, after.now);
     }
@@ -846,6 +846,25 @@ impl World {
             .find(|i| i.id.as_str() == id);
         found.map(|instance| instance.health)
     }
+}
+
+#[test]
+fn who_registers_again_is_believed_for_another_ttl() {
+    let mut world = world();
+    for (tag, seconds) in [("a", 0), ("a", 9), ("b", 9), ("b", 9)] {
+        world.pass(seconds * SECOND);
+        let mut again = told("u1", Some(10 * SECOND), None);
+        again.tags.push(tag.to_owned());
+        world.register(again).unwrap();
+        if seconds == 0 {
+            world.say("u1", Health::Passing).unwrap();
+        }
+        assert_eq!(world.standing("u1"), Some(Health::Passing));
+    }
+    world.pass(9 * SECOND);
+    assert_eq!(world.standing("u1"), Some(Health::Passing));
+    world.pass(SECOND);
+    assert_eq!(world.standing("u1"), Some(Health::Critical));
 }
 
 #[test]
