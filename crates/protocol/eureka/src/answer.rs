@@ -47,6 +47,20 @@ pub(crate) enum Answer {
     Document(StatusCode, &'static str, Value),
     /// JSON as it is, whatever was asked for.
     Json(Value),
+    /// The same, written already.
+    JsonText(Vec<u8>),
+    /// All of it, written already.
+    Written(Written),
+}
+
+/// An answer as it goes out. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) status: StatusCode,
+    /// Its Content-Type; none without a body.
+    kind: Option<&'static str>,
+    zipped: bool,
+    body: Bytes,
 }
 
 impl Ask {
@@ -120,14 +134,23 @@ impl Ask {
         Ok((format, document))
     }
 
-    /// Writes the answer in the format that was asked for.
-    pub(crate) fn respond(&self, answer: Answer) -> Response<Full<Bytes>> {
+    /// Whether the answer may be zipped.
+    pub(crate) fn takes_gzip(&self) -> bool {
+        holds(&self.headers, ACCEPT_ENCODING, "gzip")
+    }
+
+    /// The answer in the format that was asked for.
+    pub(crate) fn written(&self, answer: Answer) -> Written {
         let shape = self.shape();
         let (status, kind, body) = match answer {
+            Answer::Written(written) => return written,
             Answer::Bare(status) => {
-                let mut response = Response::new(Full::default());
-                *response.status_mut() = status;
-                return response;
+                return Written {
+                    status,
+                    kind: None,
+                    zipped: false,
+                    body: Bytes::new(),
+                };
             }
             Answer::Said(status, said) => (status, "text/plain; charset=utf-8", said.into_bytes()),
             Answer::Document(status, root, value) => {
@@ -139,16 +162,29 @@ impl Ask {
                 (status, kind, body)
             }
             Answer::Json(value) => (StatusCode::OK, "application/json", value.to_string().into()),
+            Answer::JsonText(body) => (StatusCode::OK, "application/json", body),
         };
-        let zip = body.len() >= GZIP_BYTES_MIN && holds(&self.headers, ACCEPT_ENCODING, "gzip");
+        let zip = body.len() >= GZIP_BYTES_MIN && self.takes_gzip();
         let zipped = zip.then(|| zipped(&body)).flatten();
-        let is_zipped = zipped.is_some();
-        let mut response = Response::new(Full::new(Bytes::from(zipped.unwrap_or(body))));
-        *response.status_mut() = status;
+        Written {
+            status,
+            kind: Some(kind),
+            zipped: zipped.is_some(),
+            body: zipped.unwrap_or(body).into(),
+        }
+    }
+
+    /// Writes the answer in the format that was asked for.
+    pub(crate) fn respond(&self, answer: Answer) -> Response<Full<Bytes>> {
+        let written = self.written(answer);
+        let mut response = Response::new(Full::new(written.body));
+        *response.status_mut() = written.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
-        if is_zipped {
+        if let Some(kind) = written.kind {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+        }
+        if written.zipped {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         response

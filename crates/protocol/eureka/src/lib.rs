@@ -13,6 +13,7 @@ mod copies;
 pub mod copying;
 mod peers;
 mod reads;
+mod rounds;
 mod server;
 mod translate;
 mod wire;

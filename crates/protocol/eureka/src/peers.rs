@@ -140,7 +140,8 @@ async fn heartbeat(book: &Book, item: &Item) -> (StatusCode, Option<Value>) {
 fn item_status(answer: &Answer) -> StatusCode {
     match answer {
         Answer::Bare(status) | Answer::Said(status, _) | Answer::Document(status, ..) => *status,
-        Answer::Json(_) => StatusCode::OK,
+        Answer::Written(written) => written.status,
+        Answer::Json(_) | Answer::JsonText(_) => StatusCode::OK,
     }
 }
 

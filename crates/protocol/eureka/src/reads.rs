@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::answer::Answer;
 use crate::changes::{Book, Named};
 use crate::translate::{self, Now};
-use crate::wire::{self, Action, InstanceInfo, Shape, Status};
+use crate::wire::{self, Action, Format, InstanceInfo, Shape, Status};
 
 /// How long a change stays in the delta (`retentionTimeInMSInDeltaQueue`).
 const DELTA_WINDOW: Duration = Duration::from_secs(180);
@@ -88,10 +88,25 @@ fn list(
     wanted: impl Fn(&InstanceInfo) -> bool,
     version: &str,
 ) -> Answer {
+    let infos = || {
+        let infos = details.iter().map(|detail| translate::info(detail, now));
+        infos.filter(|info| wanted(info))
+    };
+    if shape.format == Format::Json {
+        // One instance after the other: a tree of a hundred thousand would take several
+        // times the memory of all the registry.
+        let mut statuses = Vec::new();
+        let mut list = wire::ListWriter::default();
+        for info in infos() {
+            statuses.push(info.status);
+            list.add(&info, shape);
+        }
+        let hash = wire::hash_code(statuses.into_iter());
+        return Answer::JsonText(list.finish(version, &hash));
+    }
     let mut apps = Apps::default();
     let mut statuses = Vec::new();
-    let infos = details.iter().map(|detail| translate::info(detail, now));
-    for info in infos.filter(|info| wanted(info)) {
+    for info in infos() {
         statuses.push(info.status);
         apps.add(&info, shape);
     }

@@ -19,10 +19,11 @@ use http_body::Body;
 use http_body_util::Full;
 use tower::Service;
 
-use crate::answer::{Answer, Ask, holds};
+use crate::answer::{Answer, Ask, Written, holds};
 use crate::changes::{Book, Named};
 use crate::reads::{self, HashMemo};
-use crate::wire::InstanceInfo;
+use crate::rounds::Rounds;
+use crate::wire::{Format, InstanceInfo};
 use crate::{Settings, peers};
 
 /// First parts of paths, before which a version may stand.
@@ -44,8 +45,27 @@ const REPLICATION: &str = "x-netflix-discovery-replication";
 pub(crate) struct Front {
     book: Book,
     memo: HashMemo,
+    /// Lists of everything, and of what changed, by [`round`].
+    lists: [Rounds<Written>; ROUNDS],
     settings: Settings,
     started: Instant,
+}
+
+/// Kinds of lists: of all or of what changed, and in which shape.
+const ROUNDS: usize = 16;
+
+/// Which of the rounds has what this client asks for.
+fn round(ask: &Ask, delta: bool) -> usize {
+    let shape = ask.shape();
+    let kinds = [
+        delta,
+        ask.takes_gzip(),
+        shape.compact,
+        shape.format == Format::Json,
+    ];
+    kinds
+        .into_iter()
+        .fold(0, |number, is| 2 * number + usize::from(is))
 }
 
 impl Front {
@@ -54,6 +74,7 @@ impl Front {
             started: clock.now(),
             book: Book::new(registry, clock),
             memo: HashMemo::default(),
+            lists: Default::default(),
             settings,
         }
     }
@@ -134,8 +155,17 @@ impl Front {
         };
         let (book, shape) = (&self.book, ask.shape());
         match (ask.method.as_str(), path) {
-            ("GET", ["apps"]) => reads::all(book, shape).await,
-            ("GET", ["apps", "delta"]) => reads::delta(book, &self.memo, shape).await,
+            ("GET", ["apps"]) => {
+                let list = async { Ok(ask.written(reads::all(book, shape).await?)) };
+                let written = self.lists[round(ask, false)].join(list).await;
+                written.map(Answer::Written)
+            }
+            ("GET", ["apps", "delta"]) => {
+                let list = reads::delta(book, &self.memo, shape);
+                let list = async { Ok(ask.written(list.await?)) };
+                let written = self.lists[round(ask, true)].join(list).await;
+                written.map(Answer::Written)
+            }
             ("GET", ["apps", app]) => reads::app(book, shape, app).await,
             ("POST", ["apps", app]) => self.register(ask, app).await,
             ("GET" | "PUT" | "DELETE", ["apps", app, id, rest @ ..]) => {

@@ -384,6 +384,49 @@ pub(crate) fn applications(version: &str, hash: &str, apps: Vec<(String, Vec<Val
     })
 }
 
+/// `Applications` in JSON, written as its instances come, those of one application
+/// after the other.
+#[derive(Debug, Default)]
+pub(crate) struct ListWriter {
+    /// What stands between the brackets of `application`.
+    text: Vec<u8>,
+    app: Option<String>,
+}
+
+impl ListWriter {
+    pub(crate) fn add(&mut self, info: &InstanceInfo, shape: Shape) {
+        let app = info.app.as_deref().unwrap_or_default();
+        if self.app.as_deref() == Some(app) {
+            self.text.push(b',');
+        } else {
+            if self.app.is_some() {
+                self.text.extend_from_slice(b"]},");
+            }
+            let name = Value::from(app);
+            self.text
+                .extend_from_slice(format!("{{\"name\":{name},\"instance\":[").as_bytes());
+            self.app = Some(app.to_owned());
+        }
+        let instance = info.to_value(shape).to_string();
+        self.text.extend_from_slice(instance.as_bytes());
+    }
+
+    /// The whole document.
+    pub(crate) fn finish(self, version: &str, hash: &str) -> Vec<u8> {
+        let (version, hash) = (Value::from(version), Value::from(hash));
+        let mut document = self.text;
+        if self.app.is_some() {
+            document.extend_from_slice(b"]}");
+        }
+        let head = format!(
+            "{{\"applications\":{{\"versions__delta\":{version},\"apps__hashcode\":{hash},\"application\":["
+        );
+        document.splice(0..0, head.into_bytes());
+        document.extend_from_slice(b"]}}");
+        document
+    }
+}
+
 /// `Application`: never without `instance`, which eureka-js-client counts on.
 pub(crate) fn application(name: &str, instances: Vec<Value>) -> Value {
     json!({ "name": name, "instance": instances })
