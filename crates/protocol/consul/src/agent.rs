@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use atoll_model::{Health, Instance};
 use atoll_registry::{Detail, Registration, RegistryError, Source, Word};
+use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -13,12 +14,38 @@ use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, DEFINITION};
 use crate::translate::{self, agent_service, definition, shown_id};
 use crate::view::{Known, Topic};
-use crate::wire::{Fields, Refusal, Reply};
+use crate::wire::{self, Fields, Refusal, Reply};
 
 /// The Consul whose API this is.
 pub(crate) const VERSION: &str = "1.20.0";
 /// What Consul says when nobody gave a reason.
 const MAINTENANCE: &str = "Maintenance mode is enabled for this service, but no reason was provided. This is a default message.";
+
+/// A service of the agent with the hash of what it says, written.
+#[derive(Clone)]
+pub(crate) struct Hashed {
+    content: String,
+    plain: Bytes,
+    pretty: Bytes,
+}
+
+impl Hashed {
+    fn of(mut service: Value) -> Self {
+        let mut hasher = DefaultHasher::new();
+        service.to_string().hash(&mut hasher);
+        let content = format!("{:016x}", hasher.finish());
+        service["ContentHash"] = json!(content);
+        Self {
+            content,
+            plain: wire::json(&service, false).into(),
+            pretty: wire::json(&service, true).into(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.plain.len() + self.pretty.len()
+    }
+}
 
 impl Front {
     pub(crate) fn agent_self(&self) -> Reply {
@@ -106,25 +133,27 @@ impl Front {
                 self.view.changed(topic.clone(), index).await;
             }
             let index = self.view.index(&topic);
-            let instance = self.local_instance(id).ok_or_else(unknown)?;
-            let mut service = agent_service(&instance, &self.node.datacenter);
-            let mut hasher = DefaultHasher::new();
-            service.to_string().hash(&mut hasher);
-            let content = format!("{:016x}", hasher.finish());
-            service["ContentHash"] = json!(content);
-            Ok::<_, Refusal>((index, content, service))
+            let make = async {
+                let instance = self.local_instance(id).ok_or_else(unknown)?;
+                Ok(Hashed::of(agent_service(&instance, &self.node.datacenter)))
+            };
+            // Those whom a change wakes are told the same.
+            let question = format!("{id}{}", asked.question);
+            let hashed = self.hashed.answer(question, index, make).await?;
+            Ok::<_, Refusal>((index, hashed))
         };
-        let (mut index, mut content, mut service) = read(0).await?;
+        let (mut index, mut hashed) = read(0).await?;
         let until_other = async {
-            while !hash.is_empty() && content == hash {
-                (index, content, service) = read(index).await?;
+            while !hash.is_empty() && hashed.content == hash {
+                (index, hashed) = read(index).await?;
             }
             Ok(())
         };
         if let Some(Err(gone)) = asked.hold(until_other).await {
             return Err(gone);
         }
-        Ok(Reply::json(service).into())
+        let pretty = asked.query.has("pretty");
+        Ok(Reply::Written(if pretty { hashed.pretty } else { hashed.plain }).into())
     }
 
     async fn detail(&self, instance: &Instance) -> Result<Detail, Refusal> {

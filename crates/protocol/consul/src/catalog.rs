@@ -61,10 +61,13 @@ impl Front {
 
     pub(crate) async fn catalog_nodes(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let found = self.keys(Span::prefix(NODES), NODES_MARK, asked).await?;
-        let nodes = self.nodes_of(&found.items);
-        let nodes = nodes.values().filter(|node| has_meta(node, &asked.query));
-        let nodes: Vec<Value> = nodes.map(translate::node).collect();
-        Ok(Answer::at(found.index, Reply::json(nodes)))
+        let rows = async {
+            let nodes = self.nodes_of(&found.items);
+            let nodes = nodes.values().filter(|node| has_meta(node, &asked.query));
+            Ok(nodes.map(translate::node).collect())
+        };
+        let endpoint = "catalog/nodes".to_owned();
+        self.told(endpoint, found.index, asked, rows).await
     }
 
     pub(crate) async fn catalog_services(&self, asked: &Asked) -> Result<Answer, Refusal> {
@@ -73,40 +76,41 @@ impl Front {
         // A filter may look at more than names and tags.
         let topic = filter.as_ref().map_or(Topic::Names, |_| Topic::Any);
         let index = self.settled(topic, asked).await;
-        let nodes = self.nodes().await?;
-        let catalog = self.registry.current();
-        let mut services = BTreeMap::new();
-        // Consul's own service is always there, and clients look for it.
-        let own = translate::own_service(&self.node);
-        if filter
-            .as_ref()
-            .map_or(Ok(true), |filter| filter.holds(&own))?
-        {
-            services.insert("consul".to_owned(), BTreeSet::new());
-        }
-        for instance in catalog.services.values().flat_map(|list| list.iter()) {
-            if !has_meta(self.node_of(&nodes, instance), &asked.query) {
-                continue;
+        let rows = async {
+            let nodes = self.nodes().await?;
+            let catalog = self.registry.current();
+            let mut services = BTreeMap::new();
+            // Consul's own service is always there, and clients look for it.
+            let own = translate::own_service(&self.node);
+            if filter
+                .as_ref()
+                .map_or(Ok(true), |filter| filter.holds(&own))?
+            {
+                services.insert("consul".to_owned(), BTreeSet::new());
             }
-            if let Some(filter) = &filter {
-                let times = self.view.times(instance);
+            for instance in catalog.services.values().flat_map(|list| list.iter()) {
                 let node = self.node_of(&nodes, instance);
-                let row = translate::catalog_service(instance, node, times);
-                if !filter.holds(&row)? {
+                if !has_meta(node, &asked.query) {
                     continue;
                 }
+                if let Some(filter) = &filter {
+                    let times = self.view.times(instance);
+                    let row = translate::catalog_service(instance, node, times);
+                    if !filter.holds(&row)? {
+                        continue;
+                    }
+                }
+                let name = shown_name(instance, &definition(instance)).to_owned();
+                services
+                    .entry(name)
+                    .or_default()
+                    .extend(instance.tags.iter().cloned());
             }
-            let name = shown_name(instance, &definition(instance)).to_owned();
-            services
-                .entry(name)
-                .or_default()
-                .extend(instance.tags.iter().cloned());
-        }
-        let services = services.into_iter().map(|(name, tags)| (name, json!(tags)));
-        Ok(Answer::at(
-            index,
-            Reply::json(services.collect::<Map<_, _>>()),
-        ))
+            let services = services.into_iter().map(|(name, tags)| (name, json!(tags)));
+            Ok(Value::Object(services.collect()))
+        };
+        let endpoint = "catalog/services".to_owned();
+        self.told(endpoint, index, asked, rows).await
     }
 
     pub(crate) async fn catalog_service(
@@ -118,17 +122,21 @@ impl Front {
             return Ok(Answer::at(1, Reply::json(Vec::<Value>::new())));
         };
         let index = self.settled(Topic::Service(service.clone()), asked).await;
-        let nodes = self.nodes().await?;
-        let catalog = self.registry.current();
-        let mut all = Vec::new();
-        for instance in catalog.instances(service.as_str()) {
-            let node = self.node_of(&nodes, instance);
-            if has_tags(instance, &asked.query) && has_meta(node, &asked.query) {
-                let times = self.view.times(instance);
-                all.push(translate::catalog_service(instance, node, times));
+        let rows = async {
+            let nodes = self.nodes().await?;
+            let catalog = self.registry.current();
+            let mut all = Vec::new();
+            for instance in catalog.instances(service.as_str()) {
+                let node = self.node_of(&nodes, instance);
+                if has_tags(instance, &asked.query) && has_meta(node, &asked.query) {
+                    let times = self.view.times(instance);
+                    all.push(translate::catalog_service(instance, node, times));
+                }
             }
-        }
-        Ok(Answer::at(index, Reply::json(all)))
+            Ok(Value::from(all))
+        };
+        let endpoint = format!("catalog/service/{service}");
+        self.told(endpoint, index, asked, rows).await
     }
 
     /// The node of a name, and what is on it.
@@ -142,16 +150,19 @@ impl Front {
 
     pub(crate) async fn catalog_node(&self, name: &str, asked: &Asked) -> Result<Answer, Refusal> {
         let index = self.settled(Topic::Any, asked).await;
-        let Some((node, here)) = self.on_node(&self.nodes().await?, name) else {
-            return Ok(Answer::at(index, Reply::json(Value::Null)));
+        let rows = async {
+            let Some((node, here)) = self.on_node(&self.nodes().await?, name) else {
+                return Ok(Value::Null);
+            };
+            let services = here.iter().map(|instance| {
+                let service = translate::health_service(instance, self.view.times(instance));
+                (shown_id(instance), service)
+            });
+            let services: Map<String, Value> = services.collect();
+            Ok(json!({ "Node": translate::node(&node), "Services": services }))
         };
-        let services = here.iter().map(|instance| {
-            let service = translate::health_service(instance, self.view.times(instance));
-            (shown_id(instance), service)
-        });
-        let services: Map<String, Value> = services.collect();
-        let both = json!({ "Node": translate::node(&node), "Services": services });
-        Ok(Answer::at(index, Reply::json(both)))
+        let endpoint = format!("catalog/node/{name}");
+        self.told(endpoint, index, asked, rows).await
     }
 
     pub(crate) async fn catalog_node_services(
@@ -160,15 +171,18 @@ impl Front {
         asked: &Asked,
     ) -> Result<Answer, Refusal> {
         let index = self.settled(Topic::Any, asked).await;
-        let Some((node, here)) = self.on_node(&self.nodes().await?, name) else {
-            return Ok(Answer::at(index, Reply::json(Value::Null)));
+        let rows = async {
+            let Some((node, here)) = self.on_node(&self.nodes().await?, name) else {
+                return Ok(Value::Null);
+            };
+            let services = here
+                .iter()
+                .map(|instance| translate::health_service(instance, self.view.times(instance)));
+            let services: Vec<Value> = services.collect();
+            Ok(json!({ "Node": translate::node(&node), "Services": services }))
         };
-        let services = here
-            .iter()
-            .map(|instance| translate::health_service(instance, self.view.times(instance)));
-        let services: Vec<Value> = services.collect();
-        let both = json!({ "Node": translate::node(&node), "Services": services });
-        Ok(Answer::at(index, Reply::json(both)))
+        let endpoint = format!("catalog/node-services/{name}");
+        self.told(endpoint, index, asked, rows).await
     }
 
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {

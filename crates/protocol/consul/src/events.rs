@@ -123,7 +123,7 @@ impl Front {
             None => Span::prefix(EVENTS),
         };
         let found = self.keys(span, EVENTS_MARK, asked).await?;
-        let mut items = found.items;
+        let mut items = found.items.clone();
         items.sort_by_key(|kept| kept.mod_revision);
         let mut events: Vec<Value> = items.iter().filter_map(shown).collect();
         // `a/b` stands below `a`, too.

@@ -31,21 +31,9 @@ impl Front {
             return Ok(Answer::at(1, Reply::json(Vec::<Value>::new())));
         };
         let index = self.settled(Topic::Service(service.clone()), asked).await;
-        let woken = asked.wait.index > 0 && asked.wait.index != index;
-        if woken && !["pretty", "filter"].iter().any(|key| asked.query.has(key)) {
-            // Those whom one change wakes are few evaluations, however many they are.
-            let texts = |key| asked.query.all(key).collect::<Vec<_>>();
-            let (tags, meta) = (texts("tag"), texts("node-meta"));
-            let question = format!("{service} {passing} {tags:?} {meta:?}");
-            let rows = async {
-                let rows = self.service_rows(service, passing, asked).await?;
-                Ok(Value::from(rows).to_string().into())
-            };
-            let written = self.shared.answer(question, index, rows).await?;
-            return Ok(Answer::at(index, Reply::Written(written)));
-        }
-        let rows = self.service_rows(service, passing, asked).await?;
-        Ok(Answer::at(index, Reply::json(rows)))
+        let endpoint = format!("health/service/{service}");
+        let rows = self.service_rows(service.clone(), passing, asked);
+        self.told(endpoint, index, asked, rows).await
     }
 
     async fn service_rows(
@@ -53,7 +41,7 @@ impl Front {
         service: ServiceName,
         passing: bool,
         asked: &Asked,
-    ) -> Result<Vec<Value>, Refusal> {
+    ) -> Result<Value, Refusal> {
         let nodes = self.nodes().await?;
         let around = self.all_node_checks(&nodes).await?;
         let mut all = Vec::new();
@@ -75,7 +63,7 @@ impl Front {
                 "Checks": checks,
             }));
         }
-        Ok(all)
+        Ok(Value::from(all))
     }
 
     /// The checks of an instance, shown.
@@ -88,15 +76,19 @@ impl Front {
             return Ok(Answer::at(1, Reply::json(Vec::<Value>::new())));
         };
         let index = self.settled(Topic::Service(service.clone()), asked).await;
-        let nodes = self.nodes().await?;
-        let mut all = Vec::new();
-        for detail in self.registry.checks(Some(service)).await? {
-            let node = self.node_of(&nodes, &detail.instance);
-            if has_meta(node, &asked.query) {
-                all.extend(self.checks_of(&detail, node));
+        let rows = async {
+            let nodes = self.nodes().await?;
+            let mut all = Vec::new();
+            for detail in self.registry.checks(Some(service.clone())).await? {
+                let node = self.node_of(&nodes, &detail.instance);
+                if has_meta(node, &asked.query) {
+                    all.extend(self.checks_of(&detail, node));
+                }
             }
-        }
-        Ok(Answer::at(index, Reply::json(all)))
+            Ok(Value::from(all))
+        };
+        let endpoint = format!("health/checks/{service}");
+        self.told(endpoint, index, asked, rows).await
     }
 
     pub(crate) async fn health_node(&self, name: &str, asked: &Asked) -> Result<Answer, Refusal> {
@@ -104,17 +96,21 @@ impl Front {
             return Err(Refusal::bad("Missing node name"));
         }
         let index = self.settled(Topic::Any, asked).await;
-        let nodes = self.nodes().await?;
-        let mut all: Vec<Value> = nodes.get(name).map(translate::serf).into_iter().collect();
-        let mut around = self.all_node_checks(&nodes).await?;
-        all.extend(around.remove(name).into_iter().flatten());
-        for detail in self.registry.checks(None).await? {
-            let node = self.node_of(&nodes, &detail.instance);
-            if node.name == name {
-                all.extend(self.checks_of(&detail, node));
+        let rows = async {
+            let nodes = self.nodes().await?;
+            let mut all: Vec<Value> = nodes.get(name).map(translate::serf).into_iter().collect();
+            let mut around = self.all_node_checks(&nodes).await?;
+            all.extend(around.remove(name).into_iter().flatten());
+            for detail in self.registry.checks(None).await? {
+                let node = self.node_of(&nodes, &detail.instance);
+                if node.name == name {
+                    all.extend(self.checks_of(&detail, node));
+                }
             }
-        }
-        Ok(Answer::at(index, Reply::json(all)))
+            Ok(Value::from(all))
+        };
+        let endpoint = format!("health/node/{name}");
+        self.told(endpoint, index, asked, rows).await
     }
 
     pub(crate) async fn health_state(&self, state: &str, asked: &Asked) -> Result<Answer, Refusal> {
@@ -122,21 +118,25 @@ impl Front {
             return Err(Refusal::bad(format!("Invalid check status: '{state}'")));
         }
         let index = self.settled(Topic::Any, asked).await;
-        let nodes = self.nodes().await?;
-        let asked_for = |node: &&Node| has_meta(node, &asked.query);
-        let mut around = self.all_node_checks(&nodes).await?;
-        let mut all = Vec::new();
-        for node in nodes.values().filter(asked_for) {
-            all.push(translate::serf(node));
-            all.extend(around.remove(&node.name).into_iter().flatten());
-        }
-        for detail in self.registry.checks(None).await? {
-            let node = self.node_of(&nodes, &detail.instance);
-            if asked_for(&node) {
-                all.extend(self.checks_of(&detail, node));
+        let rows = async {
+            let nodes = self.nodes().await?;
+            let asked_for = |node: &&Node| has_meta(node, &asked.query);
+            let mut around = self.all_node_checks(&nodes).await?;
+            let mut all = Vec::new();
+            for node in nodes.values().filter(asked_for) {
+                all.push(translate::serf(node));
+                all.extend(around.remove(&node.name).into_iter().flatten());
             }
-        }
-        all.retain(|check| state == "any" || check["Status"] == state);
-        Ok(Answer::at(index, Reply::json(all)))
+            for detail in self.registry.checks(None).await? {
+                let node = self.node_of(&nodes, &detail.instance);
+                if asked_for(&node) {
+                    all.extend(self.checks_of(&detail, node));
+                }
+            }
+            all.retain(|check| state == "any" || check["Status"] == state);
+            Ok(Value::from(all))
+        };
+        let endpoint = format!("health/state/{state}");
+        self.told(endpoint, index, asked, rows).await
     }
 }

@@ -55,24 +55,28 @@ impl Front {
         span: Span,
         mark: &str,
         asked: &Asked,
-    ) -> Result<Found, Refusal> {
+    ) -> Result<Arc<Found>, Refusal> {
         let seen = asked.wait.index;
         let (found, now) = self.keys_now(&span, mark).await?;
-        // An index from the future is of another life.
-        if seen == 0 || seen > now.0 {
-            return Ok(found);
+        // An index from the future is of another life. Who can see that something changed
+        // is told what is there now; only those who have to wait share what comes of it.
+        let has_changed = found.items.iter().any(|item| item.mod_revision.0 > seen);
+        if seen == 0 || seen > now.0 || has_changed {
+            return Ok(found.into());
         }
-        let Some(changed) = asked.hold(self.keys_changed(&span, mark, seen)).await else {
-            // Nothing happened, and the client's index says so best.
+        let changed = async {
+            self.keys_changed(&span, mark, seen).await?;
             let (found, _) = self.keys_now(&span, mark).await?;
-            return Ok(Found {
-                index: seen,
-                ..found
-            });
+            Ok(Arc::new(found))
         };
-        changed?;
+        let changed = self.awaited.answer(format!("{span:?}"), seen, changed);
+        if let Some(found) = asked.hold(changed).await {
+            return found;
+        }
+        // Nothing happened, and the client's index says so best.
         let (found, _) = self.keys_now(&span, mark).await?;
-        Ok(found)
+        let index = seen;
+        Ok(Arc::new(Found { index, ..found }))
     }
 
     /// The keys of `span` now, and the store's revision.

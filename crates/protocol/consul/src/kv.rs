@@ -419,28 +419,33 @@ impl Front {
             Span::Key(stored.into())
         };
         let found = self.keys(span, KV_MARK, asked).await?;
-        let items: Vec<Held> = found.items.iter().map(|item| held(item)).collect();
         let index = found.index;
         if query.has("keys") {
             // An empty prefix is always there.
-            if items.is_empty() && !key.is_empty() {
+            if found.items.is_empty() && !key.is_empty() {
                 return Ok(Answer::at(index, Reply::Absent));
             }
             let separator = query.get("separator").or(query.get("seperator"));
-            let names = names(&items, key, separator.unwrap_or_default());
-            return Ok(Answer::at(index, Reply::json(names)));
+            let names = async {
+                let items: Vec<Held> = found.items.iter().map(|item| held(item)).collect();
+                Ok(names(&items, key, separator.unwrap_or_default()).into())
+            };
+            let endpoint = format!("kv/{key}?keys");
+            return self.told(endpoint, index, asked, names).await;
         }
-        let Some(first) = items.first() else {
+        let Some(first) = found.items.first() else {
             return Ok(Answer::at(index, Reply::Absent));
         };
         if query.has("raw") {
-            return Ok(Answer::at(
-                index,
-                Reply::Raw(first.entry.value.clone().into()),
-            ));
+            let value = held(first).entry.value;
+            return Ok(Answer::at(index, Reply::Raw(value.into())));
         }
-        let all: Vec<Value> = items.iter().map(|held| shown(held, 0)).collect();
-        Ok(Answer::at(index, Reply::json(all)))
+        let all = async {
+            let items = found.items.iter().map(|item| shown(&held(item), 0));
+            Ok(items.collect())
+        };
+        let endpoint = format!("kv/{key}?{tree}");
+        self.told(endpoint, index, asked, all).await
     }
 
     pub(crate) async fn kv_put(&self, key: &str, asked: &Asked) -> Result<Answer, Refusal> {

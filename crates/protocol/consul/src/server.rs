@@ -15,18 +15,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use serde_json::Value;
 
 use crate::Settings;
+use crate::agent::Hashed;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
 use crate::guard;
 use crate::gzip;
+use crate::keys::Found;
 use crate::metrics::Metrics;
 use crate::refused;
 use crate::shared::Shared;
 use crate::translate::Node;
 use crate::view::{Topic, View};
-use crate::wire::{Query, Refusal, Reply, duration, percent_decoded};
+use crate::wire::{Query, Refusal, Reply, duration, json, percent_decoded};
 
 /// Consul's `default_query_time`.
 const WAIT_USUAL: Duration = Duration::from_secs(300);
@@ -47,7 +50,12 @@ pub(crate) struct Front {
     pub(crate) node: Node,
     token: Option<String>,
     pub(crate) random: Mutex<Random>,
-    pub(crate) shared: Shared,
+    /// What those are answered who wait for something of the catalogue.
+    pub(crate) shared: Shared<Bytes>,
+    /// The same of those who wait for another hash.
+    pub(crate) hashed: Shared<Hashed>,
+    /// What becomes of spans of keys that somebody waits for.
+    pub(crate) awaited: Shared<Arc<Found>>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) started_unix_ms: u64,
@@ -61,6 +69,11 @@ pub(crate) struct Asked {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) wait: Wait,
+    /// All that the answer depends on beside the endpoint: those who ask the same wait
+    /// for one answer. Whatever a token may see or not has to be a part of it.
+    pub(crate) question: String,
+    /// What is left out of the answer, and where in it.
+    pub(crate) filter: Option<(Filter, Option<&'static str>)>,
     pub(crate) stop: Stop,
     /// Who asks.
     pub(crate) peer: Option<Peer>,
@@ -122,7 +135,9 @@ impl Front {
             node,
             token: settings.token,
             random: Mutex::new(Random::from_entropy()),
-            shared: Shared::default(),
+            shared: Shared::kept(Bytes::len),
+            hashed: Shared::kept(Hashed::len),
+            awaited: Shared::passing(),
             metrics: Metrics::default(),
             started_unix_ms: clock.wall_unix_ms(),
             clock,
@@ -156,6 +171,28 @@ impl Front {
         self.view.index(&topic)
     }
 
+    /// The answer at `index`, which `make` makes of what there is now. Those who waited
+    /// for it, and asked the same of `endpoint`, share one.
+    pub(crate) async fn told(
+        &self,
+        endpoint: String,
+        index: u64,
+        asked: &Asked,
+        make: impl Future<Output = Result<Value, Refusal>>,
+    ) -> Result<Answer, Refusal> {
+        if asked.wait.index == 0 {
+            return Ok(Answer::at(index, Reply::json(make.await?)));
+        }
+        let question = endpoint + &asked.question;
+        let make = async {
+            let mut value = make.await?;
+            asked.filtered(&mut value)?;
+            Ok(json(&value, asked.query.has("pretty")).into())
+        };
+        let written = self.shared.answer(question, index, make).await?;
+        Ok(Answer::at(index, Reply::Written(written)))
+    }
+
     /// Reads how long a client wants to wait for what.
     fn wait(&self, query: &Query) -> Result<Wait, Refusal> {
         let index = match query.get("index") {
@@ -186,6 +223,18 @@ impl Front {
 }
 
 impl Asked {
+    /// Leaves out what the client does not want.
+    fn filtered(&self, value: &mut Value) -> Result<(), Refusal> {
+        match &self.filter {
+            None => Ok(()),
+            Some((filter, None)) => filter.apply(value),
+            // Of a node that is not there, nothing is filtered.
+            Some((filter, Some(key))) => value
+                .get_mut(key)
+                .map_or(Ok(()), |value| filter.apply(value)),
+        }
+    }
+
     /// Waits for `future`, but no longer than asked, nor than we live.
     pub(crate) async fn hold<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let held = tokio::time::timeout(self.wait.hold, self.stop.unless(future));
@@ -329,19 +378,7 @@ async fn handle(
             "no stop signal",
         ));
     };
-    let asked = Asked {
-        method: head.method,
-        query,
-        headers: head.headers,
-        body,
-        wait,
-        stop,
-        peer: head.extensions.get().copied(),
-    };
-    let filter = asked
-        .query
-        .get("filter")
-        .filter(|filter| !filter.is_empty());
+    let filter = query.get("filter").filter(|filter| !filter.is_empty());
     let filter = match (filter, endpoint.filtered()) {
         (None, _) => None,
         (Some(filter), Some(below)) => Some((Filter::parse(filter)?, below)),
@@ -349,18 +386,23 @@ async fn handle(
         (Some(_), None) if endpoint == Endpoint::CatalogServices => None,
         (Some(_), None) => return Err(Refusal::unsupported("?filter= here")),
     };
+    let asked = Asked {
+        method: head.method,
+        question: query.question(),
+        query,
+        headers: head.headers,
+        body,
+        wait,
+        filter,
+        stop,
+        peer: head.extensions.get().copied(),
+    };
     let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
     let mut answer = front.dispatch(endpoint, &asked).await?;
     drop(blocking);
-    if let (Some((filter, below)), Reply::Json(StatusCode::OK, value)) = (filter, &mut answer.reply)
-    {
-        match below {
-            None => filter.apply(value)?,
-            // Of a node that is not there, nothing is filtered.
-            Some(key) => value
-                .get_mut(key)
-                .map_or(Ok(()), |value| filter.apply(value))?,
-        }
+    // What many wait for is filtered where it is made.
+    if let Reply::Json(StatusCode::OK, value) = &mut answer.reply {
+        asked.filtered(value)?;
     }
     Ok(Outcome::Answer(answer))
 }

@@ -58,6 +58,8 @@ impl World {
                 index,
                 hold: wait.unwrap_or(Duration::from_secs(300)),
             },
+            question: query.question(),
+            filter: None,
             stop: self.tasks.stop_signal(),
             peer: None,
             query,
@@ -373,32 +375,166 @@ async fn an_id_is_one_service_of_an_agent_and_those_who_block_are_let_go_at_the_
     assert!(held.is_none() && stopped.is_ok() && stopping.is_requested());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_thousand_who_wait_for_one_service_are_woken_with_few_answers() {
-    let world = world().await;
-    world.register(&json!({ "Name": "a", "Port": 1 })).await;
-    let (index, _) = world.health("a", "").await;
-    let blocked = format!("index={index}");
-    let asked = world.asked(&blocked, "");
-    let waiting = (0..1000).map(|_| world.front.health_service("a", &asked));
-    let (woken, ()) = tokio::join!(futures_util::future::join_all(waiting), async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        world.register(&json!({ "Name": "a", "Port": 2 })).await;
-    });
-    let written: Vec<_> = woken
-        .into_iter()
-        .map(|answer| match answer.map(|answer| answer.reply) {
-            Ok(Reply::Written(body)) => body,
-            _ => panic!("not shared"),
+/// Lets a thousand wait for what `ask` asks for, each in a task of its own, as their
+/// connections are; gives what they were answered after `change`.
+async fn herd<F>(
+    world: &World,
+    query: &str,
+    ask: impl Fn(Arc<Front>, Asked) -> F,
+    change: impl Future<Output = ()>,
+) -> Vec<Reply>
+where
+    F: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+{
+    let waiting: Vec<_> = (0..1000)
+        .map(|_| {
+            let answer = ask(Arc::clone(&world.front), world.asked(query, ""));
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            drop(world.tasks.once("client", async move {
+                drop(sender.send(answer.await.map(|answer| answer.reply)));
+            }));
+            receiver
         })
         .collect();
-    let body: Value = serde_json::from_slice(&written[0]).unwrap();
-    assert_eq!(body[0]["Service"]["Port"], 2);
-    assert!(written.iter().all(|body| *body == written[0]));
-    // The same bytes, not equal ones; those who come when all others have theirs get new
-    // ones, as tokio lets a task do only so much at once.
-    let made: BTreeSet<_> = written.iter().map(|body| body.as_ptr()).collect();
-    assert!(made.len() <= 20, "{}", made.len());
+    // All of them wait before time passes.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    change.await;
+    let all = futures_util::future::join_all(waiting).await;
+    all.into_iter()
+        .map(|answer| answer.unwrap().unwrap())
+        .collect()
+}
+
+/// The one answer that all got: the same bytes, not equal ones.
+fn only_one(replies: &[Reply]) -> Value {
+    let mut places = BTreeSet::new();
+    for reply in replies {
+        let Reply::Written(body) = reply else {
+            panic!("not shared: {reply:?}");
+        };
+        places.insert(body.as_ptr());
+    }
+    assert_eq!(places.len(), 1, "answers were made for {}", replies.len());
+    let Reply::Written(body) = &replies[0] else {
+        panic!("checked above");
+    };
+    serde_json::from_slice(body).unwrap()
+}
+
+macro_rules! herds {
+    ($($name:ident: $ask:expr, $seen:expr;)*) => {$(
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            let world = world().await;
+            world.register(&json!({ "Name": "a", "Port": 1, "Tags": ["1"] })).await;
+            assert!(world.put("k", "", "1").await);
+            let asked = world.asked("", "");
+            let answer = $ask(Arc::clone(&world.front), asked).await;
+            let (index, _) = read(answer);
+            let query = format!("index={index}");
+            let replies = herd(&world, &query, $ask, async {
+                world.register(&json!({ "Name": "a", "Port": 2, "Tags": ["2"] })).await;
+                assert!(world.put("k", "", "2").await);
+            })
+            .await;
+            let told = only_one(&replies);
+            assert!($seen(&told), "{told}");
+        }
+    )*};
+}
+
+async fn ask_health(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.health_service("a", &asked).await
+}
+
+async fn ask_checks(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.health_checks("a", &asked).await
+}
+
+async fn ask_state(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.health_state("any", &asked).await
+}
+
+async fn ask_catalog(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.catalog_service("a", &asked).await
+}
+
+async fn ask_services(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.catalog_services(&asked).await
+}
+
+async fn ask_key(front: Arc<Front>, asked: Asked) -> Result<Answer, Refusal> {
+    front.kv_get("k", &asked).await
+}
+
+herds! {
+    a_thousand_who_wait_for_the_health_of_a_service_cost_one_answer:
+        ask_health, |told: &Value| told[0]["Service"]["Port"] == 2;
+    a_thousand_who_wait_for_the_checks_of_a_service_cost_one_answer:
+        ask_checks, Value::is_array;
+    a_thousand_who_wait_for_a_state_cost_one_answer:
+        ask_state, |told: &Value| told[0]["CheckID"] == "serfHealth";
+    a_thousand_who_wait_for_a_service_of_the_catalogue_cost_one_answer:
+        ask_catalog, |told: &Value| told[0]["ServicePort"] == 2;
+    a_thousand_who_wait_for_the_names_of_services_cost_one_answer:
+        ask_services, |told: &Value| told["a"] == json!(["2"]);
+    a_thousand_who_wait_for_a_key_cost_one_answer:
+        ask_key, |told: &Value| told[0]["Value"] == "Mg==";
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_wait_for_keys_below_another_or_a_node_cost_one_answer() {
+    let world = world().await;
+    assert!(world.put("k/1", "", "1").await);
+    for query in ["recurse", "keys"] {
+        let (index, _) = world.get("k", query).await;
+        let query = format!("{query}&index={index}");
+        let ask = |front: Arc<Front>, asked| async move { front.kv_get("k", &asked).await };
+        let replies = herd(&world, &query, ask, async {
+            assert!(world.put(&format!("k/{index}"), "", "2").await);
+        })
+        .await;
+        assert!(only_one(&replies)[1].to_string().contains("k/"));
+    }
+    let (index, _) = read(world.front.catalog_nodes(&world.asked("", "")).await);
+    let query = format!("index={}", index.max(1));
+    let ask = |front: Arc<Front>, asked| async move { front.catalog_nodes(&asked).await };
+    let replies = herd(&world, &query, ask, async {
+        let node = json!({ "Node": "other", "Address": "10.0.0.9" }).to_string();
+        let asked = world.asked("", &node);
+        assert!(world.front.catalog_register(&asked).await.is_ok());
+    })
+    .await;
+    assert_eq!(only_one(&replies)[1]["Node"], "other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_something_else_or_wants_it_filtered_gets_his_own_answer() {
+    let world = world().await;
+    world
+        .register(&json!({ "Name": "a", "Port": 1, "Tags": ["t"] }))
+        .await;
+    let (index, _) = world.health("a", "").await;
+    let queries = ["", "&tag=t", "&tag=u", "&pretty"].map(|more| format!("index={index}{more}"));
+    let waiting = queries.iter().map(|query| world.health("a", query));
+    let (told, ()) = tokio::join!(futures_util::future::join_all(waiting), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let again = json!({ "Name": "a", "Port": 2, "Tags": ["t"] });
+        world.register(&again).await;
+    });
+    let counts: Vec<_> = told
+        .iter()
+        .map(|(_, rows)| rows.as_array().unwrap().len())
+        .collect();
+    assert_eq!(counts, [1, 1, 0, 1]);
+    assert_eq!(
+        Query::parse("tag=t&index=7&wait=1s&token=x").question(),
+        Query::parse("tag=t").question()
+    );
+    assert_ne!(
+        Query::parse("tag=t").question(),
+        Query::parse("filter=t").question()
+    );
 }
 
 /// Many put the same key at once; each success of a compare-and-set is one step.

@@ -95,7 +95,7 @@ impl Reply {
     }
 }
 
-fn json(value: &Value, pretty: bool) -> Vec<u8> {
+pub(crate) fn json(value: &Value, pretty: bool) -> Vec<u8> {
     if !pretty {
         return value.to_string().into_bytes();
     }
@@ -315,6 +315,15 @@ impl Query {
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.all(key).next()
+    }
+
+    /// All of it but what says how long to wait, in which form to answer, and who asks:
+    /// those who say the same are answered the same.
+    pub(crate) fn question(&self) -> String {
+        let told = |key: &str| !matches!(key, "index" | "wait" | "hash" | "token");
+        let pairs = self.0.iter().filter(|(key, _)| told(key));
+        let pairs = pairs.map(|(key, value)| format!("&{key:?}={value:?}"));
+        pairs.collect()
     }
 
     pub(crate) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
