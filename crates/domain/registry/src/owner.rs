@@ -8,7 +8,7 @@ use atoll_model::{Catalog, InstanceId, Revision, ServiceName};
 use atoll_runtime::{Clock, Stop};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::shared::{Again, Link, NEWS_MAX, News, Outcome};
+use crate::shared::{Again, Link, NEWS_MAX, News};
 use crate::state::shared::Owed;
 use crate::state::{Effects, Event, Question, State};
 use crate::writer::{Awaited, Batch, Reply};
@@ -113,13 +113,7 @@ impl Owner {
                 News::Away(away) => self.state.stand(away, now),
                 News::Written(written) => {
                     for (key, (write, outcome)) in &written.outcomes {
-                        match outcome {
-                            Outcome::Wrote(at) => self.state.written(key, *write, Some(*at)),
-                            Outcome::Nothing | Outcome::Raced(_) => {
-                                self.state.written(key, *write, None);
-                            }
-                            Outcome::Failed(_) => {}
-                        }
+                        self.state.written(key, *write, outcome);
                     }
                     for (reply, result) in link.written(&written.outcomes, written.waiting) {
                         drop(reply.send(result));

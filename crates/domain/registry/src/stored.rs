@@ -224,7 +224,10 @@ impl Key {
     pub(crate) fn of(key: &str) -> Self {
         let instance = || {
             let (service, id) = key.strip_prefix(INSTANCES)?.split_once('/')?;
-            Some(Self::Instance(service_named(service).ok()?, id.parse().ok()?))
+            Some(Self::Instance(
+                service_named(service).ok()?,
+                id.parse().ok()?,
+            ))
         };
         match key.strip_prefix(MEMBERS) {
             Some(member) => Self::Member(member.into()),

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{Effects, Event, Lease, Reverse, State, find, target_of};
 use crate::record::Record;
+use crate::shared::Outcome;
 use crate::stored::{self, Mark, Restored, Wall};
 use crate::{Entry, RegistryError, Source};
 
@@ -561,13 +562,17 @@ impl State {
         shared.bumping = false;
     }
 
-    /// What came of a write of ours: the revision that has it, or none, since somebody
-    /// else wrote first. Those before it of the same key are done with, too.
-    pub(crate) fn written(&mut self, key: &str, write: u64, at: Option<Revision>) {
+    /// What came of a write of ours. Those before it of the same key are done with, too.
+    pub(crate) fn written(&mut self, key: &str, write: u64, outcome: &Outcome) {
         let (stored::Key::Instance(service, id), Some(shared)) =
             (stored::Key::of(key), &mut self.shared)
         else {
             return;
+        };
+        let at = match outcome {
+            Outcome::Wrote(at) => Some(*at),
+            Outcome::Nothing | Outcome::Raced(_) => None,
+            Outcome::Failed(_) => return,
         };
         let name = (service, id);
         if let Some(deletion) = shared.deleting.get_mut(&name)
@@ -583,8 +588,9 @@ impl State {
         shared.settle();
         let record = self.record(&name.0, &name.1);
         let tie = record.and_then(|record| record.tie.as_ref());
-        // It was never there, for all that the store told of it.
-        if at.is_none() && tie.is_some_and(|tie| tie.ours && tie.base == Revision(0)) {
+        // Somebody removed it, and we may have taken that for our own doing.
+        let gone = matches!(outcome, Outcome::Raced(None));
+        if gone && tie.is_some_and(|tie| tie.ours && tie.write <= write) {
             drop(self.take_out(&name.0, &name.1));
         }
     }
