@@ -1,5 +1,7 @@
 //! Reading bodies within a bound.
 
+use std::pin::pin;
+
 use bytes::{Buf, Bytes};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -41,6 +43,37 @@ where
     }
 }
 
+/// How much of a request's body is read off beyond what is allowed, so that its sender
+/// hears the refusal. Clients write a body to its end before they read: closed earlier,
+/// the connection is reset under them, and HashiCorp's Go client, for one, tells of a
+/// broken pipe where it should tell of a limit. Four MiB is more than any honest mistake.
+const REFUSED_BYTES_MAX: usize = 4 << 20;
+
+/// Reads the body of a request to its end, at most `max_bytes`, as [`read_limited`]
+/// does; when it is larger, what follows is read off within a bound.
+///
+/// # Errors
+/// See [`BodyError`].
+pub async fn read_or_refuse<B>(body: B, max_bytes: usize) -> Result<Bytes, BodyError>
+where
+    B: Body,
+    B::Data: Buf,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let read = read_limited(body.as_mut(), max_bytes).await;
+    if matches!(read, Err(BodyError::TooLarge { .. })) {
+        let mut off = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            off += frame.data_ref().map_or(0, Buf::remaining);
+            if off > REFUSED_BYTES_MAX {
+                break;
+            }
+        }
+    }
+    read
+}
+
 /// Reads at most the first `max_bytes` of `body` and leaves the rest.
 ///
 /// # Errors
@@ -69,7 +102,7 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use http_body::Frame;
     use http_body_util::{Full, StreamBody};
 
@@ -93,6 +126,26 @@ mod tests {
             read_limited(Full::new(Bytes::from_static(b"abc")), 2).await,
             Err(BodyError::TooLarge { max_bytes: 2 })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_is_read_off_but_not_an_endless_one() {
+        let refused = read_or_refuse(pieces(9), 20).await;
+        assert!(matches!(
+            refused,
+            Err(BodyError::TooLarge { max_bytes: 20 })
+        ));
+        let left = std::cell::Cell::new(9);
+        let counted = StreamBody::new(stream::iter(0..9).map(|_| {
+            left.set(left.get() - 1);
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"0123456789")))
+        }));
+        assert!(read_or_refuse(counted, 20).await.is_err());
+        assert_eq!(left.get(), 0, "the sender is not reset");
+        let endless = StreamBody::new(stream::repeat_with(|| {
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0; 64 * 1024])))
+        }));
+        assert!(read_or_refuse(endless, 20).await.is_err());
     }
 
     #[tokio::test]

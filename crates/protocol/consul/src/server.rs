@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_model::{Fault, FaultKind};
-use atoll_net::body::{BodyError, read_limited};
+use atoll_net::body::{BodyError, read_or_refuse};
 use atoll_net::serve::Peer;
 use atoll_registry::{Registry, RegistryError};
 use atoll_runtime::{Clock, Random, Stop};
@@ -362,7 +362,7 @@ async fn handle(
     let length = length
         .and_then(|length| length.to_str().ok())
         .unwrap_or("more");
-    let body = read_limited(body, BODY_BYTES_MAX)
+    let body = read_or_refuse(body, BODY_BYTES_MAX)
         .await
         .map_err(|error| match error {
             BodyError::TooLarge { max_bytes } => {

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 
 use atoll_model::{Fault, FaultKind};
-use atoll_net::body::{BodyError, read_limited};
+use atoll_net::body::{BodyError, read_or_refuse};
 use atoll_registry::RegistryError;
 use bytes::Bytes;
 use flate2::Compression;
@@ -81,7 +81,7 @@ impl Ask {
         B: Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let body = read_limited(body, BODY_BYTES_MAX).await;
+        let body = read_or_refuse(body, BODY_BYTES_MAX).await;
         let body = body.map_err(|error| match error {
             BodyError::TooLarge { .. } => {
                 Answer::Said(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
