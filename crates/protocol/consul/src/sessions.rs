@@ -157,6 +157,7 @@ impl Front {
         ended: Option<&Session>,
     ) -> Result<(), StoreError> {
         let key = format!("{KV}{name}");
+        let mut delay = ended.map_or(LOCK_DELAY, Session::lock_delay);
         loop {
             let mut ops = vec![Op::Delete(Span::from(&lock_hint(session, name)[..]))];
             let kept = self.store.get(&key[..]).await?;
@@ -173,7 +174,6 @@ impl Front {
                     entry.session.clear();
                     ops.push(Op::put(&key[..], entry.to_bytes()));
                 }
-                let delay = ended.map_or(LOCK_DELAY, Session::lock_delay);
                 if !delay.is_zero() {
                     let lease = Some(self.store.grant(delay).await?.id);
                     ops.push(Op::Put {
@@ -187,8 +187,12 @@ impl Front {
             if read > 0 {
                 txn = txn.when(&key[..], Test::ModRevision(Order::Equal, Revision(read)));
             }
-            if self.store.commit(txn).await?.held {
-                return Ok(());
+            match self.store.commit(txn).await {
+                Ok(done) if done.held => return Ok(()),
+                Ok(_) => {}
+                // A delay of milliseconds can be over before it is written down.
+                Err(StoreError::LeaseNotFound(_)) => delay = Duration::ZERO,
+                Err(error) => return Err(error),
             }
         }
     }
