@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atoll_model::{Health, Instance};
 use atoll_registry::{Detail, Registration, RegistryError, Source, Word};
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::checks::{self, Owner};
@@ -153,7 +153,12 @@ impl Front {
             return Err(gone);
         }
         let pretty = asked.query.has("pretty");
-        Ok(Reply::Written(if pretty { hashed.pretty } else { hashed.plain }).into())
+        let hash = HeaderValue::from_str(&hashed.content).ok();
+        let reply = Reply::Written(if pretty { hashed.pretty } else { hashed.plain });
+        Ok(Answer {
+            hash,
+            ..reply.into()
+        })
     }
 
     async fn detail(&self, instance: &Instance) -> Result<Detail, Refusal> {

@@ -91,11 +91,17 @@ pub(crate) struct Wait {
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) index: Option<u64>,
+    /// Of what it tells, where clients wait for another.
+    pub(crate) hash: Option<HeaderValue>,
 }
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self { reply, index: None }
+        Self {
+            reply,
+            index: None,
+            hash: None,
+        }
     }
 }
 
@@ -104,6 +110,7 @@ impl Answer {
         Self {
             reply,
             index: Some(index.max(1)),
+            hash: None,
         }
     }
 }
@@ -270,10 +277,10 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
     let (head, mut body) = request.into_parts();
     let handled = handle(front, head, &mut body, query).await;
     pass_over(body).await;
-    let (reply, index) = match handled {
-        Ok(Outcome::Answer(answer)) => (answer.reply, answer.index),
+    let (reply, index, hash) = match handled {
+        Ok(Outcome::Answer(answer)) => (answer.reply, answer.index, answer.hash),
         Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
-        Err(refusal) => (Reply::Text(refusal.status, refusal.text), None),
+        Err(refusal) => (Reply::Text(refusal.status, refusal.text), None, None),
     };
     // One that many get at once is not compressed for each of them.
     let shared = matches!(reply, Reply::Written(_));
@@ -283,6 +290,10 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
         // What there is, is in memory and as fresh as can be.
         headers.insert("x-cache", HeaderValue::from_static("HIT"));
         headers.insert(header::AGE, HeaderValue::from_static("0"));
+    }
+    // HashiCorp's own client takes the next `?hash=` from here, not from the body.
+    if let Some(hash) = hash {
+        headers.insert("x-consul-contenthash", hash);
     }
     if reading {
         // There is one server, and what it says is the truth.
