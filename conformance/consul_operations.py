@@ -183,6 +183,45 @@ def config_entries():
         pass
 
 
+def transactions():
+    def op(kind, verb, **fields):
+        return {kind: {"Verb": verb, **fields}}
+
+    service = {"ID": "db-1", "Service": "db", "Port": 5432}
+    check = {"Node": "outside", "CheckID": "db-alive", "ServiceID": "db-1", "Status": "passing"}
+    done = client.txn.put(
+        [
+            op("Node", "set", Node={"Node": "outside", "Address": "10.9.9.9"}),
+            op("Service", "set", Node="outside", Service=service),
+            op("Check", "set", Check=check),
+            op("KV", "set", Key="t/db", Value="b25l"),
+            op("Check", "get", Check={"Node": "outside", "CheckID": "db-alive"}),
+        ]
+    )
+    kinds = [list(result) for result in done["Results"]]
+    assert kinds == [["Node"], ["Service"], ["Check"], ["KV"], ["Check"]], done
+    index = done["Results"][4]["Check"]["ModifyIndex"]
+    assert client.health.service("db", passing=True)[1][0]["Node"]["Node"] == "outside"
+    worse = dict(check, Status="critical", ModifyIndex=index)
+    try:
+        client.txn.put(
+            [op("Check", "cas", Check=worse), op("KV", "cas", Key="t/db", Value="eA==", Index=1)]
+        )
+        raise AssertionError("a transaction that fails was done in part")
+    except consul.exceptions.ClientError as error:
+        assert "409" in str(error) and "t/db" in str(error), error
+    assert client.health.service("db", passing=True)[1], "all or nothing"
+    client.txn.put([op("Check", "cas", Check=worse)])
+    assert client.health.service("db", passing=True)[1] == []
+    try:
+        client.txn.put([op("Check", "cas", Check=worse)])
+        raise AssertionError("a stale index was taken")
+    except consul.exceptions.ClientError as error:
+        assert "index is stale" in str(error), error
+    client.txn.put([op("Node", "delete", Node={"Node": "outside"})])
+    assert client.catalog.service("db")[1] == []
+
+
 def agent(node):
     agent = client.agent
     metrics = agent.metrics()
@@ -238,6 +277,7 @@ def main():
     coordinates(node)
     operator(node)
     config_entries()
+    transactions()
     agent(node)
     mesh()
     print("ok")

@@ -161,7 +161,7 @@ impl Front {
         })
     }
 
-    async fn detail(&self, instance: &Instance) -> Result<Detail, Refusal> {
+    pub(crate) async fn detail(&self, instance: &Instance) -> Result<Detail, Refusal> {
         let (service, id) = (instance.service.clone(), instance.id.clone());
         Ok(self.registry.detail(service, id).await?)
     }

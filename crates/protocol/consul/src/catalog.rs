@@ -186,7 +186,11 @@ impl Front {
     }
 
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let fields = Fields::of_body(&asked.body)?;
+        self.enrol(&Fields::of_body(&asked.body)?).await
+    }
+
+    /// Registers what `catalog/register` says.
+    pub(crate) async fn enrol(&self, fields: &Fields) -> Result<Answer, Refusal> {
         let (name, address) = (fields.text("node")?, fields.text("address")?);
         let skip = fields.flag("skipnodeupdate")?;
         let failed = |text: &str| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text);
@@ -196,10 +200,10 @@ impl Front {
         if name.contains('/') || name.len() > 128 {
             return Err(Refusal::bad(format!("Invalid node name {name:?}")));
         }
-        self.in_our_datacenter(&fields)?;
+        self.in_our_datacenter(fields)?;
         let foreign = name != self.node.name;
         if foreign {
-            self.put_node(&name, &fields, skip).await?;
+            self.put_node(&name, fields, skip).await?;
         }
         let nodes = self.nodes().await?;
         let node = nodes
@@ -325,7 +329,7 @@ impl Front {
     }
 
     /// The instance with this id on a node.
-    fn on(&self, node: &str, id: &str) -> Option<Arc<Instance>> {
+    pub(crate) fn on(&self, node: &str, id: &str) -> Option<Arc<Instance>> {
         if node == self.node.name {
             return self.local_instance(id);
         }
@@ -336,13 +340,17 @@ impl Front {
     }
 
     pub(crate) async fn catalog_deregister(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let fields = Fields::of_body(&asked.body)?;
+        self.strike(&Fields::of_body(&asked.body)?).await
+    }
+
+    /// Removes what `catalog/deregister` says.
+    pub(crate) async fn strike(&self, fields: &Fields) -> Result<Answer, Refusal> {
         let name = fields.text("node")?;
         if name.is_empty() {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             return Err(Refusal::new(status, "Must provide node"));
         }
-        self.in_our_datacenter(&fields)?;
+        self.in_our_datacenter(fields)?;
         let (service, check) = (fields.text("serviceid")?, fields.text("checkid")?);
         self.view.caught_up(self.registry.current().revision).await;
         if !service.is_empty() {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::filter::Filter;
 use crate::translate::{self, Node};
 use crate::wire::{Fields, Query};
-use crate::{kv, wire};
+use crate::{txn, wire};
 
 /// Reads `bytes` as the query of a request whose `filter` is tried on some rows: what is
 /// accepted shares them out with its negation, and keeps the same when it is applied
@@ -43,7 +43,7 @@ pub fn fuzz_filter(bytes: &[u8]) {
 /// # Panics
 /// When that does not hold: a defect.
 pub fn fuzz_body(bytes: &[u8]) {
-    drop(kv::parse_txn(bytes));
+    drop(txn::parse(bytes));
     let Ok(fields) = Fields::of_body(bytes) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! `/v1/kv` and `/v1/txn`: keys in the store, changed by one small machine.
+//! `/v1/kv`: keys in the store, changed by one small machine, which `/v1/txn` uses, too.
 //!
 //! Every request is a list of operations. They are tried on what stands in the store at
 //! one revision, and what that comes to is committed if nothing of it has changed
@@ -19,8 +19,6 @@ use crate::wire::{Fields, Refusal, Reply, base64, from_base64};
 /// Times that a change is tried while others change the same keys. Each failure means
 /// that somebody else succeeded, so that 64 in a row are no accident.
 const ATTEMPTS_MAX: usize = 64;
-/// Consul's limit of a transaction.
-const TXN_OPS_MAX: usize = 64;
 /// Keys of a tree that are compared before a commit: half of what the store takes.
 const COMPARED_MAX: usize = 64;
 
@@ -64,7 +62,7 @@ pub(crate) type Failures = Vec<(usize, String)>;
 
 /// What operations are tried on: keys as they were read, with the changes so far.
 #[derive(Debug, Default)]
-struct Draft {
+pub(crate) struct Draft {
     keys: BTreeMap<String, Slot>,
     sessions: BTreeMap<String, Option<Session>>,
     delays: BTreeMap<String, bool>,
@@ -89,8 +87,8 @@ impl Front {
     ) -> Result<Result<(u64, Vec<Held>), Failures>, Refusal> {
         for _ in 0..ATTEMPTS_MAX {
             let mut draft = self.draft(ops).await?;
-            let results = match draft.run(ops) {
-                Ok(results) => results,
+            let results = match draft.run_each(ops) {
+                Ok(results) => results.into_iter().flatten().collect(),
                 Err(failures) => return Ok(Err(failures)),
             };
             let Some(txn) = draft.into_txn(ops) else {
@@ -106,7 +104,7 @@ impl Front {
     }
 
     /// Reads what `ops` need, all of it at one revision.
-    async fn draft(&self, ops: &[KvOp]) -> Result<Draft, Refusal> {
+    pub(crate) async fn draft(&self, ops: &[KvOp]) -> Result<Draft, Refusal> {
         let at = self
             .store
             .read(Range::of(Span::from(KV_MARK)))
@@ -155,12 +153,13 @@ impl Front {
 }
 
 impl Draft {
-    /// Tries all operations; those that fail do not hide the others' failures.
-    fn run(&mut self, ops: &[KvOp]) -> Result<Vec<Held>, Failures> {
+    /// Tries all operations, and gives what each shows; those that fail do not hide the
+    /// others' failures.
+    pub(crate) fn run_each(&mut self, ops: &[KvOp]) -> Result<Vec<Vec<Held>>, Failures> {
         let (mut results, mut failures) = (Vec::new(), Failures::new());
         for (index, op) in ops.iter().enumerate() {
             match self.apply(op) {
-                Ok(found) => results.extend(found),
+                Ok(found) => results.push(found),
                 Err(what) => failures.push((index, what)),
             }
         }
@@ -322,7 +321,7 @@ impl Draft {
     }
 
     /// What is to be committed; `None` when nothing changes.
-    fn into_txn(self, ops: &[KvOp]) -> Option<Txn> {
+    pub(crate) fn into_txn(self, ops: &[KvOp]) -> Option<Txn> {
         if let [
             KvOp {
                 key,
@@ -385,7 +384,7 @@ fn without_value(mut held: Held) -> Held {
 }
 
 /// A key as Consul shows it; `revision` is that of the transaction which wrote it.
-fn shown(held: &Held, revision: u64) -> Value {
+pub(crate) fn shown(held: &Held, revision: u64) -> Value {
     let entry = &held.entry;
     let value = match entry.value.is_empty() || held.without_value {
         true => Value::Null,
@@ -514,33 +513,6 @@ impl Front {
         };
         Ok(Reply::json(done).into())
     }
-
-    pub(crate) async fn txn(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        let ops = parse_txn(&asked.body)?;
-        let (status, both) = match self.run(&ops).await? {
-            Ok((revision, results)) => {
-                let results: Vec<Value> = results
-                    .iter()
-                    .map(|held| json!({ "KV": shown(held, revision) }))
-                    .collect();
-                (
-                    StatusCode::OK,
-                    json!({ "Results": results, "Errors": null }),
-                )
-            }
-            Err(failures) => {
-                let failures: Vec<Value> = failures
-                    .into_iter()
-                    .map(|(index, what)| json!({ "OpIndex": index, "What": what }))
-                    .collect();
-                (
-                    StatusCode::CONFLICT,
-                    json!({ "Results": null, "Errors": failures }),
-                )
-            }
-        };
-        Ok(Reply::Json(status, both).into())
-    }
 }
 
 /// Keys, each up to the first separator after the prefix, without repeats.
@@ -560,26 +532,8 @@ fn names(items: &[Held], prefix: &str, separator: &str) -> Vec<String> {
     names
 }
 
-pub(crate) fn parse_txn(body: &[u8]) -> Result<Vec<KvOp>, Refusal> {
-    let list: Vec<Value> = serde_json::from_slice(body)
-        .map_err(|error| Refusal::bad(format!("Failed to parse body: {error}")))?;
-    if list.len() > TXN_OPS_MAX {
-        let text = format!(
-            "Transaction contains too many operations ({} > {TXN_OPS_MAX})",
-            list.len()
-        );
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-    }
-    list.into_iter().map(parse_op).collect()
-}
-
-fn parse_op(op: Value) -> Result<KvOp, Refusal> {
-    let fields = Fields::of_body(op.to_string().as_bytes())?;
-    let Some(op) = fields.object("kv")? else {
-        return Err(Refusal::unsupported(
-            "an operation of a transaction on other than KV",
-        ));
-    };
+/// An operation on a key, of a transaction.
+pub(crate) fn parse_op(op: &Fields) -> Result<KvOp, Refusal> {
     let key = op.text("key")?;
     let text = op.text("value")?;
     let value = from_base64(&text).ok_or_else(|| {
@@ -638,29 +592,5 @@ mod tests {
             ["a/b/1", "a/b/2", "a/c", "a/d/e/f"]
         );
         assert_eq!(names(&items, "", "/"), ["a/"]);
-    }
-
-    #[test]
-    fn a_transaction_is_read_in_any_case_and_a_bad_one_says_why() {
-        let body = br#"[{"kv":{"VERB":"cas","key":"a","value":"YQ==","index":4,"flags":2}}]"#;
-        let op = parse_txn(body).unwrap().remove(0);
-        assert_eq!(op.verb, Verb::Cas(b"a".to_vec(), 2, 4));
-        let refused = |body: &str| parse_txn(body.as_bytes()).unwrap_err();
-        assert!(
-            refused("[{\"KV\":{\"Verb\":\"x\",\"Key\":\"a\"}}]")
-                .text
-                .contains("unknown")
-        );
-        assert!(
-            refused("[{\"KV\":{\"Verb\":\"set\",\"Key\":\"a\",\"Value\":\"?\"}}]")
-                .text
-                .contains("base64")
-        );
-        assert_eq!(
-            refused("[{\"Node\":{}}]").status,
-            StatusCode::NOT_IMPLEMENTED
-        );
-        let many = format!("[{}]", vec!["{\"KV\":{}}"; 65].join(","));
-        assert!(refused(&many).text.contains("(65 > 64)"));
     }
 }

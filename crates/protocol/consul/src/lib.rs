@@ -35,6 +35,7 @@ mod sessions;
 mod shared;
 mod stored;
 mod translate;
+mod txn;
 mod ui;
 mod view;
 mod wire;

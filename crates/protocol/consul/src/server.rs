@@ -59,6 +59,8 @@ pub(crate) struct Front {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) started_unix_ms: u64,
+    /// Held by a transaction that changes the catalogue.
+    pub(crate) catalog_txns: tokio::sync::Mutex<()>,
     locks: [tokio::sync::Mutex<()>; LOCKS],
 }
 
@@ -147,6 +149,7 @@ impl Front {
             awaited: Shared::passing(),
             metrics: Metrics::default(),
             started_unix_ms: clock.wall_unix_ms(),
+            catalog_txns: tokio::sync::Mutex::default(),
             clock,
             locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         })

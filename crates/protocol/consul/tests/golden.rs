@@ -286,3 +286,40 @@ async fn a_refused_request_with_a_body_does_not_end_its_connection() {
     }
     drop(tasks.stop(std::time::Duration::from_secs(5)).await);
 }
+
+#[tokio::test]
+async fn of_transactions_that_compare_the_same_check_one_is_done() {
+    let (at, tasks) = start().await;
+    let put = async |path: &str, body: &str| {
+        let mut request = Request::new(Method::PUT, &at, path);
+        request.body = body.to_owned().into();
+        let response = request.send().await.unwrap();
+        (response.status.as_u16(), response.body)
+    };
+    let service = r#"{"Name":"web","ID":"w","Port":80,"Check":{"TTL":"1h","CheckID":"c"}}"#;
+    assert_eq!(put("/v1/agent/service/register", service).await.0, 200);
+    let get = r#"[{"Check":{"Verb":"get","Check":{"Node":"atoll-1","CheckID":"c"}}}]"#;
+    let (_, told) = put("/v1/txn", get).await;
+    let told = String::from_utf8(told.to_vec()).unwrap();
+    let index = told.split_once("\"ModifyIndex\":").unwrap().1;
+    let index = index.split('}').next().unwrap();
+    let bodies = (0..8).map(|number| {
+        format!(
+            r#"[{{"Check":{{"Verb":"cas","Check":{{"Node":"atoll-1","CheckID":"c","ServiceID":"w",
+            "Status":"warning","Output":"{number}","ModifyIndex":{index}}}}}}},
+            {{"KV":{{"Verb":"set","Key":"by/{number}","Value":""}}}}]"#
+        )
+    });
+    let all = bodies.map(async |body| put("/v1/txn", &body).await.0);
+    let mut all = futures_util::future::join_all(all).await;
+    all.sort_unstable();
+    assert_eq!(all, [200, 409, 409, 409, 409, 409, 409, 409]);
+    let keys = Request::new(Method::GET, &at, "/v1/kv/by?keys");
+    let keys = keys.send().await.unwrap().body;
+    assert_eq!(
+        keys.iter().filter(|byte| **byte == b'/').count(),
+        1,
+        "{keys:?}"
+    );
+    drop(tasks.stop(std::time::Duration::from_secs(5)).await);
+}
