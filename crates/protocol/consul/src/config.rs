@@ -154,7 +154,7 @@ fn cas(asked: &Asked) -> Result<Option<u64>, Refusal> {
 }
 
 /// What a body says: where it stands, and what is kept.
-fn entry(body: &[u8]) -> Result<(String, Value), Refusal> {
+pub(crate) fn entry(body: &[u8]) -> Result<(String, Value), Refusal> {
     let wrong = |what: String| Refusal::bad(format!("Request decoding failed: {what}"));
     let fields = Fields::of_body(body)?;
     let (given, name) = (fields.text("kind")?, fields.text("name")?);

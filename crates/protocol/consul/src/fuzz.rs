@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::filter::Filter;
 use crate::translate::{self, Node};
 use crate::wire::{Fields, Query};
-use crate::{txn, wire};
+use crate::{config, query, txn, wire};
 
 /// Reads `bytes` as the query of a request whose `filter` is tried on some rows: what is
 /// accepted shares them out with its negation, and keeps the same when it is applied
@@ -37,7 +37,8 @@ pub fn fuzz_filter(bytes: &[u8]) {
     }
 }
 
-/// Reads `bytes` as the body of a registration and of a transaction: what is accepted
+/// Reads `bytes` as the body of a registration, of a transaction, of a config entry and
+/// of a prepared query: what is accepted
 /// has what the registry needs.
 ///
 /// # Panics
@@ -47,6 +48,8 @@ pub fn fuzz_body(bytes: &[u8]) {
     let Ok(fields) = Fields::of_body(bytes) else {
         return;
     };
+    query::fuzz(&fields);
+    drop(config::entry(bytes));
     let node = Node {
         name: "n".to_owned(),
         address: "127.0.0.1".to_owned(),

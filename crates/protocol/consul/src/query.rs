@@ -250,6 +250,19 @@ impl Front {
     }
 }
 
+/// Reads a query that anybody may have sent, and makes it for a name.
+///
+/// # Panics
+/// When what is kept of it is read as another: a defect.
+pub(crate) fn fuzz(fields: &Fields) {
+    let Ok(query) = Definition::parse(fields) else {
+        return;
+    };
+    let kept = Definition::of_kept(query.to_value().to_string().as_bytes());
+    assert_eq!(kept.as_ref(), Some(&query), "kept as it was");
+    drop(template::rendered(&query, "geo-db-äö"));
+}
+
 /// The keys that say whose a query's name is.
 fn names(definition: &Definition) -> Vec<String> {
     let name = folded(&definition.name);

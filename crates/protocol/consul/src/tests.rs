@@ -664,3 +664,71 @@ proptest! {
         }
     }
 }
+
+impl World {
+    /// The prepared queries that there are, and the index of their list.
+    async fn queries(&self, query: &str) -> (u64, Vec<String>) {
+        let asked = self.asked(query, "");
+        let (index, list) = read(self.front.query(query::Endpoint::All, &asked).await);
+        let names = list.as_array().unwrap().iter();
+        let name = |query: &Value| query["Name"].as_str().unwrap().to_owned();
+        (index, names.map(name).collect())
+    }
+
+    async fn query_of(&self, name: &str, session: &str) {
+        let service = json!({ "Service": "web" });
+        let body = json!({ "Name": name, "Session": session, "Service": service });
+        let mut asked = self.asked("", &body.to_string());
+        asked.method = Method::POST;
+        assert!(self.front.query(query::Endpoint::All, &asked).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_goes_with_its_session_and_wakes_those_who_watch_the_list() {
+    let world = world().await;
+    let session = world.session(&json!({ "TTL": "10s" })).await;
+    world.query_of("bound", &session).await;
+    world.query_of("free", "").await;
+    let (index, names) = world.queries("").await;
+    assert_eq!(names.len(), 2);
+    let began = tokio::time::Instant::now();
+    let (later, names) = world.queries(&format!("index={index}")).await;
+    assert_eq!(names, ["free"]);
+    assert!(later > index);
+    // Twice the TTL, as Consul has it.
+    assert_eq!(began.elapsed().as_secs(), 20);
+    world.query_of("bound", "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_whose_session_ended_unseen_goes_at_the_start() {
+    let tasks = Tasks::root(Clock::system());
+    let world = unwatched(&tasks).await;
+    let session = world.session(&json!({})).await;
+    world.query_of("bound", &session).await;
+    let key = format!("{}{session}", keys::SESSIONS);
+    world.front.store.delete(&key[..]).await.unwrap();
+    let (index, names) = world.queries("").await;
+    assert_eq!(names, ["bound"]);
+    run(&world.tasks, &world.front, world.front.registry.clone());
+    let (_, names) = world.queries(&format!("index={index}")).await;
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[tokio::test]
+async fn no_more_events_are_kept_than_consul_remembers() {
+    let world = world().await;
+    let fire = events::Endpoint::Fire("many".to_owned());
+    for number in 0..300 {
+        let asked = world.asked("", &number.to_string());
+        assert!(world.front.event(fire.clone(), &asked).await.is_ok());
+    }
+    let asked = world.asked("", "");
+    let (_, list) = read(world.front.event(events::Endpoint::List, &asked).await);
+    let list = list.as_array().unwrap();
+    assert_eq!(list.len(), 256);
+    assert_eq!(list[255]["Payload"], json!(wire::base64(b"299")));
+    let kept = world.front.store.list("consul/events/").await.unwrap();
+    assert_eq!(kept.items.len(), 256);
+}
