@@ -117,6 +117,8 @@ struct Draft<'f> {
     nodes: Nodes,
     /// Services that the operations themselves register or remove, by node and id.
     services: BTreeMap<(String, String), bool>,
+    /// The same of checks.
+    checks: BTreeMap<(String, String), bool>,
     /// Nodes that they write; each may be once.
     written: BTreeSet<String>,
     compares: Vec<(String, u64)>,
@@ -305,7 +307,7 @@ impl Draft<'_> {
         }
     }
 
-    fn try_check(&self, verb: Verb, object: &Value) -> Result<Target, Wrong> {
+    fn try_check(&mut self, verb: Verb, object: &Value) -> Result<Target, Wrong> {
         let fields = Fields::of(object.clone(), "Check")?;
         let (node, id) = (fields.text("node")?, fields.text("checkid")?);
         let what = format!("check {id:?} on node {node:?}");
@@ -314,8 +316,11 @@ impl Draft<'_> {
         }
         let known = self.front.owner_of_check(&self.nodes, &node, &id);
         let modified = known.as_ref().map(|known| self.front.view.times(known).1);
+        let key = (node, id);
+        let here = self.checks.get(&key).copied();
+        let here = here.unwrap_or(modified.is_some());
         match verb {
-            Verb::Get if modified.is_none() => return missing(what),
+            Verb::Get if !here => return missing(what),
             Verb::Cas(index) if index != modified.unwrap_or(0) => {
                 return stale(format_args!("set {what}"));
             }
@@ -330,12 +335,17 @@ impl Draft<'_> {
                 let what = "a check of a node (one without ServiceID)";
                 return Err(Refusal::unsupported(what).into());
             }
-            if !self.has_service(&node, &service) {
-                let text = format!("Missing service '{service}' on node '{node}'");
+            if !self.has_service(&key.0, &service) {
+                let text = format!("Missing service '{service}' on node '{}'", key.0);
                 return Err(Wrong::Failed(text));
             }
             translate::status(&fields.text("status")?)?;
         }
+        if verb != Verb::Get {
+            let stays = matches!(verb, Verb::Set | Verb::Cas(_));
+            self.checks.insert(key.clone(), stays);
+        }
+        let (node, id) = key;
         Ok(Target::Check { node, id })
     }
 }
@@ -389,6 +399,7 @@ impl Front {
                 front: self,
                 nodes: self.nodes().await?,
                 services: BTreeMap::new(),
+                checks: BTreeMap::new(),
                 written: BTreeSet::new(),
                 compares: Vec::new(),
                 puts: Vec::new(),
