@@ -92,7 +92,7 @@ impl Starting {
 
 impl Spring {
     /// Netflix's Eureka server as Spring Cloud ships it, with these peers
-    /// (`http://host:port/eureka/`, with commas); its API is below `/eureka`.
+    /// (`http://host:port/eureka/`, with commas; empty for none); its API is below `/eureka`.
     ///
     /// # Panics
     /// When it does not start.

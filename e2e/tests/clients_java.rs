@@ -121,14 +121,14 @@ fn spring_clouds_eureka_client_works_unchanged() {
         "first"
     );
 
-    // Longer than its lease of three seconds: the heartbeats keep it.
+    // Longer than its lease of five seconds: the heartbeats keep it.
     let path = "/eureka/apps/SPRING-ORDERS/spring-orders:1";
     let kept = || read(&eureka, path)["instance"].clone();
     let began = kept()["leaseInfo"]["registrationTimestamp"].as_u64();
     eventually("its lease was renewed", || {
         let lease = kept()["leaseInfo"].clone();
         let renewed = lease["lastRenewalTimestamp"].as_u64()?;
-        (renewed > lease["serviceUpTimestamp"].as_u64()? + 4_000).then_some(())
+        (renewed > lease["serviceUpTimestamp"].as_u64()? + 6_000).then_some(())
     });
     assert!(began.is_some());
     assert_eq!(kept()["metadata"]["zone"], "a");
@@ -302,7 +302,11 @@ fn a_real_eureka_server_replicates_to_atoll() {
     let first = Service::start("first");
     let world = world(&first);
     let atoll = world.listener("eureka");
-    let real = Spring::eureka_server(&format!("http://{atoll}/eureka/"));
+    // It is a client, too: registers itself, and takes over what Atoll knows.
+    let own =
+        ["register-with-eureka", "fetch-registry"].map(|name| format!("eureka.client.{name}=true"));
+    let zone = format!("eureka.client.service-url.defaultZone=http://{atoll}/eureka/");
+    let real = Starting::new("server", &[&own[..], &[zone]].concat()).ready();
     let tell = |method: &str, path: &str, body: &Value| {
         send(
             &real.address,
@@ -312,6 +316,15 @@ fn a_real_eureka_server_replicates_to_atoll() {
         )
     };
     let known = || read(&atoll, "/eureka/apps/ORDERS/o:1")["instance"].clone();
+
+    eventually("the server has what the file names", || {
+        let found =
+            read(&real.address, "/eureka/apps/LEGACY")["application"]["instance"][0].clone();
+        (found["status"] == "UP" && found["ipAddr"] == "127.0.0.1").then_some(())
+    });
+    eventually("Atoll has the server", || {
+        world.instances("eureka-server").pop()
+    });
 
     let said = instance("o:1", &first.address, 5);
     tell("POST", "", &said).expect("the server registers");
@@ -330,6 +343,11 @@ fn a_real_eureka_server_replicates_to_atoll() {
         });
     }
 
+    // From here on nobody renews in time.
+    tell("POST", "", &instance("o:1", &first.address, 600)).expect("registered again");
+    eventually("the longer lease is passed on", || {
+        (known()["leaseInfo"]["durationInSecs"] == 600).then_some(())
+    });
     tell("PUT", "/o:1/status?value=OUT_OF_SERVICE", &Value::Null).expect("an override");
     becomes(&world, "orders", "draining");
     assert_eq!(known()["status"], "OUT_OF_SERVICE");
