@@ -125,6 +125,12 @@ fn java(source: &Path, build: &Path) -> anyhow::Result<()> {
         .filter_map(|path| path.strip_prefix(source).ok()?.to_str())
         .collect();
     once(source, build, &sources, || {
+        // What is no longer a library, or a class, would still be found.
+        for folder in ["classes", "lib"].map(|name| build.join(name)) {
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+        }
         let mut compile = process::command("mvn", source);
         compile
             .args(["--quiet", "--batch-mode"])
