@@ -10,6 +10,7 @@ use domain::base::iana::{OptRcode, Rtype};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::addresses::Addresses;
 use crate::name::DnsName;
 use crate::queries::{Found, Queries, QueryFailed};
 use crate::recursor::ask;
@@ -26,6 +27,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Front {
     pub(crate) settings: Settings,
     pub(crate) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(crate) addresses: Addresses,
     pub(crate) clock: Clock,
     /// Who runs prepared queries, if anybody does.
     pub(crate) queries: Option<Arc<dyn Queries>>,
@@ -117,9 +119,15 @@ impl Front {
         }
     }
 
-    fn view<'a>(&'a self, catalog: &'a Catalog, query: &Query, transport: Transport) -> View<'a> {
+    fn view<'a>(
+        &'a self,
+        catalog: &'a Arc<Catalog>,
+        query: &Query,
+        transport: Transport,
+    ) -> View<'a> {
         View {
             catalog,
+            addresses: &self.addresses,
             settings: &self.settings,
             // RFC 1982 lets it wrap.
             serial: (self.clock.wall_unix_ms() / 1000) as u32,

@@ -32,6 +32,7 @@ pub fn fuzz_packet(bytes: &[u8]) {
             ..Settings::default()
         },
         catalog,
+        addresses: Default::default(),
         clock: Clock::system(),
         queries: None,
     };

@@ -6,6 +6,7 @@
 //! sockets and `recursor.rs` asks other servers for names that are not ours.
 //! `SPEC.md` lists what is supported, refused and different, with reasons.
 
+mod addresses;
 mod front;
 mod fuzz;
 mod name;

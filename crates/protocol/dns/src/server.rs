@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::addresses::Addresses;
 use crate::front::{Asking, Front, Step};
 use crate::queries::Queries;
 use crate::recursor::framed;
@@ -59,6 +60,7 @@ pub fn start(
         front: Front {
             settings,
             catalog,
+            addresses: Addresses::default(),
             clock: group.clock().clone(),
             queries,
         },

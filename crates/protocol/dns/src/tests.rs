@@ -86,6 +86,7 @@ fn front_of(settings: Settings, catalog: Catalog) -> Front {
     Front {
         settings,
         catalog,
+        addresses: Default::default(),
         clock: Clock::starting_at(wall),
         queries: None,
     }

@@ -13,6 +13,7 @@ use atoll_runtime::Random;
 use domain::base::Rtype;
 use domain::base::iana::Rcode;
 
+use crate::addresses::Addresses;
 use crate::name::{Asked, DnsName, Place, ServiceQuery, address_name, joined, place};
 use crate::settings::{Domain, Settings};
 use crate::wire::{Data, Record, Reply};
@@ -29,7 +30,9 @@ const REVERSE_NAMES_MAX: usize = 32;
 /// What an answer is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub(crate) catalog: &'a Catalog,
+    pub(crate) catalog: &'a Arc<Catalog>,
+    /// Which services are where.
+    pub(crate) addresses: &'a Addresses,
     pub(crate) settings: &'a Settings,
     /// The zone's serial number (RFC 1035 §3.3.13).
     pub(crate) serial: u32,
@@ -335,23 +338,14 @@ impl View<'_> {
             let here = ip == settings.node_address;
             let node = [&settings.node[..], "node", &settings.datacenter];
             let node = here.then(|| joined(node.into_iter().chain(labels(domain))));
-            let text = ip.to_string();
-            let there = |instance: &Arc<Instance>| {
-                let host = instance.address.host();
-                // IPv6 can be written in many ways.
-                host == text || (ip.is_ipv6() && host.parse() == Ok(ip))
-            };
-            let services = self.catalog.services.iter();
-            let services = services
-                .filter(|(_, instances)| instances.iter().any(there))
-                .take(REVERSE_NAMES_MAX)
-                .map(|(service, _)| {
-                    joined(
-                        [service.as_str(), "service"]
-                            .into_iter()
-                            .chain(labels(domain)),
-                    )
-                });
+            let services = self.addresses.services(self.catalog, ip, REVERSE_NAMES_MAX);
+            let services = services.iter().map(|service| {
+                joined(
+                    [service.as_str(), "service"]
+                        .into_iter()
+                        .chain(labels(domain)),
+                )
+            });
             let names = node.into_iter().chain(services).flatten();
             reply.answers = names.map(|of| self.record(name, Data::Ptr(of))).collect();
         }
