@@ -28,6 +28,8 @@ const STATUS: &str = "eureka.status";
 pub(crate) const COPIED_FROM: &str = "eureka.copiedFrom";
 /// What its client wants for a lease, when that of a copy is another.
 pub(crate) const DURATION: &str = "eureka.durationInSecs";
+/// All else, as one text: a dozen entries of a map would weigh more than the instance.
+const FACTS: &str = "eureka.facts";
 
 /// Times as the protocol has them: milliseconds since 1970. An instant is the same
 /// number whenever it is asked for, as long as nobody sets the clock.
@@ -128,9 +130,12 @@ fn address(info: &InstanceInfo) -> Result<Address, String> {
 
 /// What the registry has no field for; what can be told from the rest is left out.
 fn facts(info: &InstanceInfo, address: &Address) -> BTreeMap<String, String> {
-    let mut facts = BTreeMap::new();
-    let mut put = |name: &str, value: String| drop(facts.insert(format!("{PREFIX}{name}"), value));
-    put("lastDirtyTimestamp", info.dirty_ms.unwrap_or(0).to_string());
+    let mut text = String::new();
+    let mut put = |name: &str, value: String| {
+        let separator = if text.is_empty() { "" } else { "\n" };
+        let value = value.replace('\\', "\\\\").replace('\n', "\\n");
+        text.push_str(&format!("{separator}{name}={value}"));
+    };
     if let Some(host) = &info.host_name {
         put("hostName", host.clone());
     }
@@ -161,10 +166,29 @@ fn facts(info: &InstanceInfo, address: &Address) -> BTreeMap<String, String> {
     if info.coordinating {
         put("isCoordinatingDiscoveryServer", "true".to_owned());
     }
+    let dirty = info.dirty_ms.unwrap_or(0).to_string();
+    let mut facts = BTreeMap::from([(DIRTY.to_owned(), dirty), (FACTS.to_owned(), text)]);
     if info.status == Status::Unknown {
-        put("status", info.status.as_str().to_owned());
+        facts.insert(STATUS.to_owned(), info.status.as_str().to_owned());
     }
     facts
+}
+
+/// What [`facts`] wrote, by its names.
+fn facts_from(text: &str) -> BTreeMap<&str, String> {
+    let pairs = text.split('\n').filter_map(|line| line.split_once('='));
+    let pairs = pairs.map(|(name, escaped)| {
+        let mut value = String::with_capacity(escaped.len());
+        let mut letters = escaped.chars();
+        while let Some(letter) = letters.next() {
+            value.push(match letter {
+                '\\' if letters.next() == Some('n') => '\n',
+                letter => letter,
+            });
+        }
+        (name, value)
+    });
+    pairs.collect()
 }
 
 fn port_text(port: Port) -> String {
@@ -209,7 +233,11 @@ pub(crate) fn info(detail: &Detail, now: &Now) -> InstanceInfo {
 
 /// As much as an instance of the catalogue tells by itself, one that is gone, say.
 pub(crate) fn last_known(instance: &Arc<Instance>, now: &Now) -> InstanceInfo {
-    let fact = |name: &str| instance.metadata.get(&format!("{PREFIX}{name}")).cloned();
+    let facts = instance.metadata.get(FACTS);
+    let mut facts = facts.map_or_else(BTreeMap::new, |text| facts_from(text));
+    // Each by itself is how they were kept at first.
+    let alone = |name: &str| instance.metadata.get(&format!("{PREFIX}{name}")).cloned();
+    let mut fact = |name: &str| facts.remove(name).or_else(|| alone(name));
     let ours = is_ours(instance);
     let host = instance.address.host().to_owned();
     let service = instance.service.as_str();

@@ -84,6 +84,7 @@ fn registered(registration: Registration) -> Detail {
         patient: registration.patient,
         own: Some(registration.health),
         maintenance: None,
+        cared_for: true,
         forced: None,
         registered: Duration::ZERO,
         renewed: Duration::ZERO,
