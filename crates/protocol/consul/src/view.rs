@@ -156,6 +156,12 @@ fn index_of(catalog: &Catalog) -> u64 {
     catalog.revision.0 + 1
 }
 
+/// A list that nearly always has one entry: room for four, as usual, is tens of megabytes
+/// in all.
+fn one<T>() -> Vec<T> {
+    Vec::with_capacity(1)
+}
+
 impl Inner {
     fn index(&self, topic: &Topic) -> u64 {
         match topic {
@@ -218,9 +224,11 @@ impl Inner {
             if let Some(here) = here {
                 for check in definition(here).checks {
                     let owner = (here.service.clone(), here.id.clone());
-                    self.checks.entry(check.id).or_default().push(owner);
+                    let owners = self.checks.entry(check.id);
+                    owners.or_insert_with(one).push(owner);
                 }
-                self.ids.entry(shown_id(here)).or_default().push(Known {
+                let known = self.ids.entry(shown_id(here));
+                known.or_insert_with(one).push(Known {
                     service: here.service.clone(),
                     id: here.id.clone(),
                     created,
