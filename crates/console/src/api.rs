@@ -22,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::control::{Control, Followed};
+use crate::events::Events;
 use crate::problem::{Body, Place, Problem, respond};
 use crate::refusal::{BadBody, Broken, Full, Guarded, Missing, Owned, Unchanged, Unreadable};
 use crate::wire;
@@ -218,6 +219,7 @@ async fn drain(
 async fn watch_catalog(
     State(control): Shared,
     Extension(stop): Extension<Stop>,
+    Extension(shared): Extension<Arc<Events>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -226,10 +228,7 @@ async fn watch_catalog(
         Some(last) => last,
         None => parameter(&uri, "since")?.unwrap_or_default(),
     };
-    let events = changes(control.catalog(), since, control).map(|event| {
-        let json = serde_json::to_string(&event).unwrap_or_default();
-        Bytes::from(format!("id: {}\ndata: {json}\n\n", event.revision))
-    });
+    let events = changes(control.catalog(), since, control, shared);
     let events = with_heartbeat(events).map(Ok::<_, Infallible>);
     let kind = HeaderValue::from_static("text/event-stream");
     let fresh = HeaderValue::from_static("no-cache");
@@ -243,28 +242,40 @@ fn changes(
     mut catalogs: watch::Receiver<Arc<Catalog>>,
     since: u64,
     control: Arc<dyn Control>,
-) -> impl Stream<Item = wire::WatchEvent> {
+    shared: Arc<Events>,
+) -> impl Stream<Item = Bytes> {
     let now = Arc::clone(&catalogs.borrow_and_update());
     // What the caller had at another revision is not known, be it past or of another
     // life of Atoll.
     let told = (since != 0 && since == now.revision.0).then_some(now);
-    let start = (catalogs, told, control);
-    stream::unfold(start, move |(mut catalogs, told, control)| async move {
-        let now = loop {
-            let now = Arc::clone(&catalogs.borrow_and_update());
-            let is_news = |told: &Arc<Catalog>| told.revision != now.revision;
-            if told.as_ref().is_none_or(is_news) {
-                break now;
-            }
-            catalogs.changed().await.ok()?;
-        };
-        let event = wire::WatchEvent {
-            revision: now.revision.0,
-            resync: told.is_none(),
-            services: changed(told.as_deref(), &now, &*control),
-        };
-        Some((event, (catalogs, Some(now), control)))
-    })
+    let start = (catalogs, told, control, shared);
+    stream::unfold(
+        start,
+        move |(mut catalogs, told, control, shared)| async move {
+            let now = loop {
+                let now = Arc::clone(&catalogs.borrow_and_update());
+                let is_news = |told: &Arc<Catalog>| told.revision != now.revision;
+                if told.as_ref().is_none_or(is_news) {
+                    break now;
+                }
+                catalogs.changed().await.ok()?;
+            };
+            let step = (told.as_ref().map(|told| told.revision.0), now.revision.0);
+            let event = shared.of(step, || written(told.as_deref(), &now, &*control));
+            Some((event, (catalogs, Some(now), control, shared)))
+        },
+    )
+}
+
+/// One event, as it goes over the wire.
+fn written(told: Option<&Catalog>, now: &Catalog, control: &dyn Control) -> Bytes {
+    let event = wire::WatchEvent {
+        revision: now.revision.0,
+        resync: told.is_none(),
+        services: changed(told, now, control),
+    };
+    let json = serde_json::to_string(&event).unwrap_or_default();
+    Bytes::from(format!("id: {}\ndata: {json}\n\n", event.revision))
 }
 
 /// Says something now and then, so that a peer that is gone is noticed and nobody

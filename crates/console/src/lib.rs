@@ -7,6 +7,7 @@
 
 mod api;
 mod control;
+mod events;
 mod guard;
 mod problem;
 mod refusal;
@@ -96,6 +97,7 @@ fn router(settings: Settings, control: Arc<dyn Control>) -> Router {
         .fallback(api::nothing_here)
         .method_not_allowed_fallback(api::wrong_method)
         .with_state(control)
+        .layer(axum::Extension(Arc::new(events::Events::default())))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn_with_state(
             Arc::new(settings),
