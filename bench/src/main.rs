@@ -6,6 +6,7 @@
 //! with `gateway.rs`, which tells the whole run; `load.rs` and `upstream.rs` are the
 //! two ends of the wire, run as processes of their own from this same binary.
 //! `footprint` measures the start, the memory and the size of the binary: `footprint.rs`.
+//! `registry` measures what the registry can do: `registry.rs`.
 //! `soak` lets instances come and go for long and kills Atoll meanwhile: `soak.rs`.
 
 #![expect(
@@ -25,6 +26,7 @@ mod page;
 mod poll;
 mod process;
 mod procfs;
+mod registry;
 mod report;
 mod soak;
 mod speak;
@@ -50,6 +52,8 @@ enum Command {
     Gateway(gateway::Options),
     /// Start, memory and size of `atoll`
     Footprint(footprint::Options),
+    /// Rates, reach and weight of the registry
+    Registry(registry::Options),
     /// Churn, disconnects and kills for a long time, checked against a model
     Soak(soak::Options),
     /// The load client; started by `gateway`
@@ -78,6 +82,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Gateway(options) => gateway::run(&options),
         Command::Footprint(options) => footprint::run(&options),
+        Command::Registry(options) => registry::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Hold(job) => hold::run(&job),
         Command::Load(job) => load::run(&job),

@@ -104,6 +104,17 @@ fn memory_field(pid: u32, file: &str, name: &str) -> Result<u64> {
     Ok(kib * 1024)
 }
 
+/// The most that was resident (`VmHWM`) since the last [`forget_peak`].
+pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
+    memory_field(pid, "status", "VmHWM:")
+}
+
+/// Lets the kernel begin anew to look for the most (proc(5), `clear_refs`).
+pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+    let file = format!("/proc/{pid}/clear_refs");
+    fs::write(&file, "5").with_context(|| file)
+}
+
 /// How many files a process has open.
 pub(crate) fn open_files(pid: u32) -> Result<usize> {
     let files = fs::read_dir(format!("/proc/{pid}/fd"));

@@ -16,6 +16,10 @@ use crate::speak::{CONSUL_DEREGISTERS_AFTER, Protocol, Who};
 /// use, too.
 const LATE: Duration = Duration::from_secs(3);
 
+/// A list that takes longer tells of a machine on which nothing went on. Atoll forgives
+/// silence in such a time as after a restart, when it is 5 s.
+const STALL: Duration = Duration::from_secs(4);
+
 /// Wrong things that are told one by one.
 const TOLD_MAX: usize = 20;
 
@@ -53,6 +57,8 @@ pub(crate) struct Tally {
     /// Connections that were dropped in the middle of a registration.
     pub(crate) cut: u64,
     pub(crate) lists: u64,
+    /// Lists that took so long that Atoll may have thought that it had been stopped.
+    pub(crate) stalls: u64,
     /// Instances that had to be in a list, and those that must not be.
     pub(crate) had_to_be: u64,
     pub(crate) must_not_be: u64,
@@ -72,7 +78,7 @@ struct Inner {
     known: HashMap<String, Known>,
     /// Of which something wrong was told.
     told: HashSet<String>,
-    /// When Atoll was ready again, each time.
+    /// When Atoll was ready again, each time, be it after a stall.
     restarts: Vec<Instant>,
     tally: Tally,
 }
@@ -89,8 +95,10 @@ impl Model {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Instances that are there, or may be.
     pub(crate) fn len(&self) -> usize {
-        self.lock().known.len()
+        let inner = self.lock();
+        inner.known.values().filter(|known| !known.never).count()
     }
 
     pub(crate) fn tally(&self) -> Tally {
@@ -129,8 +137,6 @@ impl Model {
             never: !whole,
         });
         known.perhaps = None;
-        let most = inner.known.len().max(inner.tally.most);
-        inner.tally.most = most;
     }
 
     /// A renewal is about to be sent.
@@ -205,6 +211,10 @@ impl Model {
         let mut inner = self.lock();
         let grace = self.grace;
         inner.tally.lists += 1;
+        if came - asked > STALL {
+            inner.tally.stalls += 1;
+            inner.restarts.push(came);
+        }
         let restarts = &inner.restarts[..];
         let mut wrong = Vec::new();
         let (mut had_to_be, mut must_not_be) = (0, 0);
@@ -233,6 +243,8 @@ impl Model {
         for id in list.keys().filter(|id| !inner.known.contains_key(*id)) {
             wrong.push((id.clone(), "stranger", "is over, or never was".to_owned()));
         }
+        let here = inner.known.values().filter(|known| !known.never).count();
+        inner.tally.most = inner.tally.most.max(here);
         inner.tally.had_to_be += had_to_be;
         inner.tally.must_not_be += must_not_be;
         for id in over {

@@ -12,9 +12,9 @@ use crate::http::{self, Http};
 use crate::speak::{Atoll, PATIENCE};
 
 /// Connections that are held at the same time; far fewer than Atoll's limits.
-const HELD_MAX: usize = 300;
+const HELD_MAX: usize = 200;
 /// Between two of them.
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Nuisance {
     consul: SocketAddr,
@@ -69,8 +69,10 @@ impl Nuisance {
             // Asks for much and takes nothing.
             3 => {
                 let fields = [("Accept", "application/json"), ("Accept-Encoding", "gzip")];
-                let ask = http::request("GET", "/eureka/apps", &fields, "");
-                (self.eureka, ask.repeat(20))
+                (
+                    self.eureka,
+                    http::request("GET", "/eureka/apps", &fields, ""),
+                )
             }
             // Half a head.
             4 => {

@@ -61,6 +61,7 @@ pub(super) fn report(options: &Options, findings: &Findings) -> Result<String> {
         ("instances at the same time, at most", tally.most as u64),
         ("times an instance had to be in a list", tally.had_to_be),
         ("times an instance must not be in a list", tally.must_not_be),
+        ("stalls of the machine (a list took 4 s)", tally.stalls),
         ("kills", findings.returns.len() as u64),
     ];
     let mut rows = vec![["", "count"].map(str::to_owned)];
