@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use atoll_model::FaultKind;
-use atoll_runtime::{Clock, Tasks};
+use atoll_runtime::{Clock, Task, Tasks};
 use atoll_store::{Key, Span, Standing, Store, StoreError, Watch, etcd};
 
 use crate::server::Etcd;
@@ -113,39 +113,108 @@ async fn write(store: Store, stop: Arc<AtomicBool>) -> (BTreeSet<Key>, BTreeSet<
     (done, unsure)
 }
 
+/// One who writes and one who watches, while a test does harm.
+struct Audit {
+    store: Store,
+    watch: Watch,
+    seen: Vec<Key>,
+    stop: Arc<AtomicBool>,
+    writer: Task<(BTreeSet<Key>, BTreeSet<Key>)>,
+}
+
+impl Audit {
+    async fn start(store: &Store, tasks: &Tasks) -> Self {
+        let begin = store.list("").await.unwrap().revision;
+        let watch = store.watch(Span::all(), begin).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = tasks.once("writer", write(store.clone(), Arc::clone(&stop)));
+        Self {
+            store: store.clone(),
+            watch,
+            seen: Vec::new(),
+            stop,
+            writer,
+        }
+    }
+
+    /// Waits until fifty more changes have come.
+    async fn goes_on(&mut self) {
+        let until = self.seen.len() + 50;
+        while self.seen.len() < until {
+            self.see().await;
+        }
+    }
+
+    async fn see(&mut self) {
+        let events = events(&mut self.watch).await;
+        self.seen.extend(events.into_iter().map(|event| event.key));
+    }
+
+    /// Nothing acknowledged was lost, nothing was seen twice, nothing came from nowhere.
+    async fn check(mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let (done, unsure) = soon("the writer", &mut self.writer).await.unwrap();
+        self.store.put("last", "").await.unwrap();
+        while self.seen.last() != Some(&"last".into()) {
+            self.see().await;
+        }
+        let once: BTreeSet<Key> = self.seen.iter().cloned().collect();
+        assert_eq!(once.len(), self.seen.len(), "each was put once");
+        let there = self.store.list("").await.unwrap().items;
+        let there: BTreeSet<Key> = there.iter().map(|kv| kv.key.clone()).collect();
+        assert_eq!(once, there);
+        assert!(there.is_superset(&done), "acknowledged and lost");
+        let surplus = there.difference(&done).filter(|key| !unsure.contains(*key));
+        assert_eq!(surplus.collect::<Vec<_>>(), [&Key::from("last")]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_again_and_again_nothing_acknowledged_is_lost_and_nothing_is_seen_twice() {
     let (store, (tasks, mut etcd)) = alone().await;
     let mut standing = store.standing();
-    let begin = store.list("").await.unwrap().revision;
-    let mut watch = store.watch(Span::all(), begin).await.unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = tasks.once("writer", write(store.clone(), Arc::clone(&stop)));
-    let mut seen: Vec<Key> = Vec::new();
+    let mut audit = Audit::start(&store, &tasks).await;
     for _ in 0..3 {
-        let until = seen.len() + 50;
-        while seen.len() < until {
-            seen.extend(events(&mut watch).await.into_iter().map(|event| event.key));
-        }
+        audit.goes_on().await;
         etcd.kill();
         until_away(&mut standing, true).await;
         etcd.run_again();
         until_away(&mut standing, false).await;
     }
-    stop.store(true, Ordering::SeqCst);
-    let (done, unsure) = soon("the writer", writer).await.unwrap();
-    store.put("last", "").await.unwrap();
-    while seen.last() != Some(&"last".into()) {
-        seen.extend(events(&mut watch).await.into_iter().map(|event| event.key));
+    audit.goes_on().await;
+    audit.check().await;
+}
+
+/// Each member in turn, the one that leads among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_goes_on_without_any_one_of_its_members_but_not_without_two() {
+    let mut members = Etcd::cluster(3);
+    let mut options = members[0].options("/atoll");
+    let urls = members.iter().map(|member| member.url().parse().unwrap());
+    options.endpoints = urls.collect();
+    let tasks = Tasks::root(Clock::system());
+    let store = etcd::open(options, &tasks).await.unwrap();
+    let mut standing = store.standing();
+    let mut audit = Audit::start(&store, &tasks).await;
+    for member in &mut members {
+        audit.goes_on().await;
+        member.kill();
+        audit.goes_on().await;
+        member.run_again();
     }
-    let once: BTreeSet<Key> = seen.iter().cloned().collect();
-    assert_eq!(once.len(), seen.len(), "each was put once");
-    let there = store.list("").await.unwrap().items;
-    let there: BTreeSet<Key> = there.iter().map(|kv| kv.key.clone()).collect();
-    assert_eq!(once, there);
-    assert!(there.is_superset(&done), "acknowledged and lost");
-    let surplus = there.difference(&done).filter(|key| !unsure.contains(*key));
-    assert_eq!(surplus.collect::<Vec<_>>(), [&Key::from("last")]);
+    audit.goes_on().await;
+    until_away(&mut standing, false).await;
+    audit.check().await;
+    members[0].kill();
+    members[1].kill();
+    until_away(&mut standing, true).await;
+    let begun = Instant::now();
+    let error = store.put("a", "").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    members[1].run_again();
+    until_away(&mut standing, false).await;
+    store.put("a", "").await.unwrap();
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ const STARTS_MAX: u32 = 5;
 pub(crate) struct Etcd {
     pub(crate) dir: tempfile::TempDir,
     port: u16,
+    /// Where other members find it; any when there are none.
+    peer_port: Option<u16>,
     scheme: &'static str,
     arguments: Vec<String>,
     child: Option<Child>,
@@ -37,6 +39,7 @@ impl Etcd {
         let mut etcd = Self {
             dir,
             port: 0,
+            peer_port: None,
             scheme,
             arguments,
             child: None,
@@ -48,6 +51,35 @@ impl Etcd {
             }
         }
         panic!("etcd does not start: {}", etcd.log());
+    }
+
+    /// The members of one cluster. They lead and wait as etcd usually does: on a busy
+    /// machine a shorter election would be lost again and again.
+    pub(crate) fn cluster(count: usize) -> Vec<Self> {
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peers = ports.iter().enumerate();
+        let peers = peers.map(|(at, port)| format!("m{at}=http://127.0.0.1:{port}"));
+        let peers = peers.collect::<Vec<_>>().join(",");
+        let member = |(at, port): (usize, &u16)| {
+            let arguments = [
+                format!("--name=m{at}"),
+                format!("--initial-cluster={peers}"),
+                format!("--initial-advertise-peer-urls=http://127.0.0.1:{port}"),
+                "--heartbeat-interval=100".to_owned(),
+                "--election-timeout=1000".to_owned(),
+            ];
+            let mut etcd = Self {
+                dir: tempfile::tempdir().unwrap(),
+                port: free_port(),
+                peer_port: Some(*port),
+                scheme: "http",
+                arguments: arguments.into(),
+                child: None,
+            };
+            etcd.run_again();
+            etcd
+        };
+        ports.iter().enumerate().map(member).collect()
     }
 
     /// Starts it again where it was.
@@ -117,7 +149,8 @@ impl Etcd {
     fn try_run(&mut self) -> bool {
         let log = std::fs::File::create(self.log_file()).unwrap();
         let client = format!("{}://127.0.0.1:{}", self.scheme, self.port);
-        let peer = format!("http://127.0.0.1:{}", free_port());
+        let peer_port = self.peer_port.unwrap_or_else(free_port);
+        let peer = format!("http://127.0.0.1:{peer_port}");
         let child = Command::new("etcd")
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
