@@ -31,6 +31,7 @@ mod route;
 mod schema;
 mod service;
 mod source;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -53,6 +54,7 @@ pub use dns::Dns;
 pub(crate) use dns::machine;
 pub use fuzz::fuzz;
 pub use schema::schema;
+pub use store::Store;
 pub use yaml::to_yaml;
 
 use decode::{Context, Fields};
@@ -98,6 +100,8 @@ pub struct Loaded {
     pub gateway_drain: Duration,
     /// Which names are answered.
     pub dns: Dns,
+    /// Where what must last is kept.
+    pub store: Store,
     /// Services that Atoll runs, in the order of the file.
     pub workloads: Vec<Workload>,
     /// Services that run elsewhere, in the order of the file.
@@ -308,6 +312,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         }
         Some(dns)
     });
+    let store = fields.get("store").map(|node| store::store(cx, node));
     let leaves_loopback = listen.gateway.is_some_and(|at| !at.ip().is_loopback());
     let direct = settings.trusted_proxies.is_empty();
     if leaves_loopback && direct && !settings.per_client_given {
@@ -355,6 +360,10 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         gateway: config,
         gateway_drain: settings.drain.unwrap_or(DRAIN_DEFAULT),
         dns: dns.unwrap_or_default(),
+        store: match store {
+            Some(store) => store?,
+            None => Store::default(),
+        },
         workloads,
         external,
         warnings: Vec::new(),
@@ -426,6 +435,7 @@ impl Loaded {
             ("registry", self.registry != old.registry),
             ("listen.consul", self.listen.consul != old.listen.consul),
             ("admin_token", self.admin_token != old.admin_token),
+            ("store", self.store != old.store),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),
         ];
         let changed = changed.iter().filter(|(_, changed)| *changed);

@@ -193,12 +193,7 @@ async fn start(
         .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
     // Groups stop last made first: the store outlives all who write to it. Opened
     // before the listeners, since it tells best that an Atoll runs here already.
-    let store_dir = data_dir.join("store");
-    let store = atoll_store::embedded::open(&store_dir, Default::default(), tasks).await;
-    let store = store.map_err(|error| match error {
-        StoreError::InUse { .. } => run_file::in_use(data_dir),
-        other => other.into(),
-    })?;
+    let store = open_store(&loaded.store, data_dir, tasks).await?;
     let mut listeners = Listeners::open(&loaded)?;
     let names = listeners.names()?;
     let journal = Arc::new(InStore::new(store.clone()));
@@ -257,6 +252,24 @@ async fn start(
         run_file,
         reloads,
         environment: Arc::new(options.environment),
+    })
+}
+
+async fn open_store(
+    config: &config::Store,
+    data_dir: &Path,
+    tasks: &Tasks,
+) -> anyhow::Result<Store> {
+    let opened = match config {
+        config::Store::Embedded => {
+            let dir = data_dir.join("store");
+            atoll_store::embedded::open(&dir, Default::default(), tasks).await
+        }
+        config::Store::Etcd(options) => atoll_store::etcd::open(options.clone(), tasks).await,
+    };
+    opened.map_err(|error| match error {
+        StoreError::InUse { .. } => run_file::in_use(data_dir),
+        other => anyhow!(other).context("the store (`store:`) cannot be opened"),
     })
 }
 

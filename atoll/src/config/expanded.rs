@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::pattern::shown_hostname;
 use super::value::{shown_duration, shown_size};
 use super::variables::{Keep, escape};
-use super::{External, Loaded};
+use super::{External, Loaded, Store};
 
 /// What is shown instead of a secret.
 const REDACTED: &str = "***";
@@ -72,6 +72,7 @@ impl Loaded {
         }
         all.insert("gateway".to_owned(), self.gateway_expanded());
         all.insert("dns".to_owned(), self.dns_expanded());
+        all.insert("store".to_owned(), store_expanded(&self.store, secrets));
         let mut services = Map::new();
         let ours = self
             .workloads
@@ -132,6 +133,34 @@ impl Loaded {
             "drain": shown_duration(self.gateway_drain),
         })
     }
+}
+
+fn store_expanded(store: &Store, secrets: Secrets) -> Value {
+    let etcd = match store {
+        Store::Embedded => return json!("embedded"),
+        Store::Etcd(etcd) => etcd,
+    };
+    let endpoints = etcd.endpoints.iter().map(|one| text(&one.to_string()));
+    let mut all = json!({
+        "etcd": endpoints.collect::<Vec<_>>(),
+        "prefix": text(&etcd.prefix),
+    });
+    let path = |path: &std::path::Path| text(&path.to_string_lossy());
+    if let Some(ca) = &etcd.tls.ca {
+        all["tls"]["ca"] = path(ca);
+    }
+    if let Some((cert, key)) = &etcd.tls.identity {
+        all["tls"]["cert"] = path(cert);
+        all["tls"]["key"] = path(key);
+    }
+    if let Some(login) = &etcd.login {
+        all["username"] = text(&login.username);
+        all["password"] = match secrets {
+            Secrets::Redacted => json!(REDACTED),
+            Secrets::Shown => text(&login.password),
+        };
+    }
+    all
 }
 
 fn limits_expanded(limits: &Limits) -> Value {

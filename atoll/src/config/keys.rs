@@ -137,6 +137,11 @@ pub(crate) static ROOT: Object = Object {
             "Settings of the gateway, and policies for all routes.",
         ),
         key("dns", Kind::Object(&DNS), "What names are answered by DNS."),
+        key(
+            "store",
+            Either(&[Word(&["embedded"]), Kind::Object(&STORE)]),
+            "Where registrations and keys are kept: `embedded`, the default, is the data folder.",
+        ),
         idle("version", "Compose itself ignores it"),
         idle("networks", "processes share the network of this machine"),
         idle("volumes", "processes share the disk of this machine"),
@@ -215,6 +220,46 @@ pub(crate) static DNS: Object = Object {
             Text,
             "IP address of this machine. Default the listener's; for a listener on all, that of the default route.",
         ),
+    ]],
+};
+
+pub(crate) static STORE: Object = Object {
+    name: "store",
+    keys: &[&[
+        key(
+            "etcd",
+            TEXTS,
+            "Members of an etcd cluster, as http://HOST:PORT or https://HOST:PORT: all Atolls that name it are one.",
+        ),
+        key(
+            "prefix",
+            Text,
+            "What stands before each key, so that others may use the same etcd. Default /atoll.",
+        ),
+        key(
+            "tls",
+            Kind::Object(&STORE_TLS),
+            "Certificates for `https` addresses.",
+        ),
+        key("username", Text, "A user of etcd's, when it asks for one."),
+        key("password", Text, "Its password; never shown."),
+    ]],
+};
+
+pub(crate) static STORE_TLS: Object = Object {
+    name: "store_tls",
+    keys: &[&[
+        key(
+            "ca",
+            Text,
+            "A PEM file of authorities that are believed. Default those of the system.",
+        ),
+        key(
+            "cert",
+            Text,
+            "A PEM file with our certificate, when etcd asks for one.",
+        ),
+        key("key", Text, "A PEM file with its key."),
     ]],
 };
 

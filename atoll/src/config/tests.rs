@@ -532,6 +532,36 @@ fn self_preservation_is_on_can_be_set_and_switched_off() {
 }
 
 #[test]
+fn the_store_is_the_data_folder_or_etcd() {
+    let etcd = |yaml: &str| match good(yaml).store {
+        Store::Etcd(options) => options,
+        Store::Embedded => panic!("embedded"),
+    };
+    for yaml in ["", "store:", "store: {}", "store: embedded"] {
+        assert_eq!(good(yaml).store, Store::Embedded, "{yaml}");
+    }
+    let short = etcd("store: { etcd: http://127.0.0.1:2379 }");
+    assert_eq!(short.endpoints[0].to_string(), "http://127.0.0.1:2379");
+    assert_eq!(short.prefix, "/atoll");
+    assert_eq!(short.login, None);
+    let yaml = "store: { etcd: [https://a:2379, https://b:2379], prefix: /mine/, tls: { ca: ca.pem, cert: /c.pem, key: k.pem }, username: me, password: \"hush$$1\" }";
+    let long = etcd(yaml);
+    assert_eq!((long.endpoints.len(), &long.prefix[..]), (2, "/mine"));
+    assert!(long.tls.ca.as_ref().unwrap().is_absolute());
+    assert_eq!(long.login.as_ref().unwrap().password, "hush$1");
+    let loaded = good(yaml);
+    assert!(!format!("{loaded:?}").contains("hush"));
+    assert!(!to_yaml(&loaded.expanded()).contains("hush"));
+    let shown = to_yaml(&loaded.expand(Secrets::Shown));
+    assert_eq!(etcd(&shown), long, "read back");
+    assert_eq!(loaded.restart_needed(&good("")), ["store"]);
+    let sent = good("store: { etcd: http://10.0.0.1:2379, username: me, password: hush }");
+    assert!(sent.warnings[0].to_string().contains("10.0.0.1"));
+    let near = good("store: { etcd: http://localhost:2379, username: me, password: hush }");
+    assert_eq!(near.warnings, []);
+}
+
+#[test]
 fn what_needs_a_restart_is_named() {
     let before = good("name: a\nlisten: { gateway: 8080 }");
     let after = good(

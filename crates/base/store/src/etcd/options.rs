@@ -73,6 +73,14 @@ impl fmt::Debug for Login {
 pub struct Address(Uri);
 
 impl Address {
+    /// Whether only this machine can be meant.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let ip = bare.parse::<std::net::IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// Whether it is spoken to with TLS.
     pub fn is_https(&self) -> bool {
         self.0.scheme_str() == Some("https")
@@ -232,6 +240,9 @@ mod tests {
             assert_eq!(address.to_string(), good);
             assert_eq!(address.is_https(), good.starts_with("https"));
         }
+        let loopback = |raw: &str| raw.parse::<Address>().unwrap().is_loopback();
+        assert!(loopback("http://localhost:1") && loopback("http://[::1]:1"));
+        assert!(loopback("http://127.0.0.1:1") && !loopback("http://10.0.0.1:1"));
         let slash: Address = "http://etcd:2379/".parse().unwrap();
         assert_eq!(slash.to_string(), "http://etcd:2379");
         for bad in [
