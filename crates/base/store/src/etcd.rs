@@ -37,7 +37,7 @@ use atoll_runtime::{Backoff, Random, Tasks};
 use tokio::sync::watch;
 use tonic::Code;
 
-use self::client::{Client, Failure};
+use self::client::{Client, Failure, TOO_LARGE};
 use self::cursor::Cursor;
 use self::feed::Feed;
 use self::follow::{Follower, Prober};
@@ -214,7 +214,7 @@ impl Etcd {
             Ok(answer) => return self.client.prefix.txn_reply(&answer),
             Err(failure) => failure,
         };
-        if says(&failure, "request is too large") {
+        if says(&failure, TOO_LARGE) {
             // With the prefix and what is put around it, it is above the limit.
             let bytes = REQUEST_BYTES_MAX + 1;
             return Err(StoreError::TooLarge { bytes });

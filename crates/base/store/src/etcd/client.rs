@@ -353,6 +353,9 @@ fn dressed<T>(message: T, token: Option<&Token>) -> Request<T> {
     request
 }
 
+/// etcd's words for a request above its `--max-request-bytes`.
+pub(crate) const TOO_LARGE: &str = "etcdserver: request is too large";
+
 /// What is known of a call that failed.
 #[derive(Debug, PartialEq)]
 enum Verdict {
@@ -379,6 +382,10 @@ fn judge(trouble: &Trouble, writes: bool) -> Verdict {
     }
     if message.contains("decoded message length too large") && !writes {
         return Verdict::TooLong;
+    }
+    // gRPC's own words for what etcd says of a request a little shorter.
+    if message.starts_with("grpc: received message larger than max") {
+        return Verdict::Refused(Code::InvalidArgument, TOO_LARGE.to_owned());
     }
     // Codes with which etcd says that it will not; its other codes say that it does
     // not know (`request timed out`, `server stopped`).
@@ -479,6 +486,9 @@ mod tests {
         let message = "etcdserver: requested lease not found";
         let expected = Verdict::Refused(Code::NotFound, message.to_owned());
         check(Status::not_found(message), true, &expected);
+        let larger = "grpc: received message larger than max (3145760 vs. 2097152)";
+        let expected = Verdict::Refused(Code::InvalidArgument, TOO_LARGE.to_owned());
+        check(Status::resource_exhausted(larger), true, &expected);
         // Not its own words: somebody between us and it.
         let foreign = Status::not_found("404");
         check(foreign, true, &Verdict::Unsure("404".to_owned()));
