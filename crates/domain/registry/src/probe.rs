@@ -7,6 +7,7 @@
 mod grpc;
 mod http;
 mod script;
+pub(crate) mod stored;
 mod udp;
 
 use std::time::Duration;

@@ -13,11 +13,9 @@ use atoll_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::probe::stored::StoredProbe;
 use crate::record::{Checked, NOTE_BYTES_MAX, Own, Record, cut};
-use crate::stored::probe::StoredProbe;
 use crate::{Entry, Kept, Registration, Source};
-
-mod probe;
 
 /// What all of the registry's keys begin with.
 pub(crate) const PREFIX: &str = "registry/";

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum StoredProbe {
+pub(crate) enum StoredProbe {
     Request(StoredRequest),
     Tls(StoredTls),
     Udp {},
@@ -34,7 +34,7 @@ pub(super) enum StoredProbe {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredRequest {
+pub(crate) struct StoredRequest {
     method: String,
     path: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -48,7 +48,7 @@ pub(super) struct StoredRequest {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredTls {
+pub(crate) struct StoredTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -57,7 +57,7 @@ pub(super) struct StoredTls {
 
 impl StoredProbe {
     /// None for what has a form of its own.
-    pub(super) fn of(probe: &Probe) -> Option<Self> {
+    pub(crate) fn of(probe: &Probe) -> Option<Self> {
         let tls = |tls: &Option<Tls>| tls.as_ref().map(StoredTls::of);
         Some(match probe {
             Probe::Http { .. } | Probe::Tcp | Probe::Told { .. } => return None,
@@ -84,7 +84,7 @@ impl StoredProbe {
         })
     }
 
-    pub(super) fn checked(self) -> Result<Probe, String> {
+    pub(crate) fn checked(self) -> Result<Probe, String> {
         let id = |id: String| {
             let id = id.parse::<InstanceId>();
             id.map_err(|error| error.to_string())
