@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::checks::{self, Owner};
 use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, DEFINITION};
-use crate::translate::{self, agent_service, definition, shown_id};
+use crate::translate::{self, agent_service, definition, is_copy, shown_id};
 use crate::view::{Known, Topic};
 use crate::wire::{self, Fields, Refusal, Reply};
 
@@ -250,6 +250,15 @@ impl Front {
             Some(instance) => Some(self.detail(&instance).await?),
             None => None,
         };
+        let copying = !shown.copied_from.is_empty();
+        let was_copy = before.as_ref().map(|before| is_copy(&before.instance));
+        if copying && was_copy == Some(false) {
+            let text = "it has registered with Atoll itself";
+            return Err(Refusal::new(StatusCode::CONFLICT, text));
+        }
+        // Of a copy nothing stays: neither for the client that takes it over, nor when
+        // its source has less.
+        let before = before.filter(|_| was_copy == Some(false));
         let had = |name: &str| {
             let reports = before.iter().flat_map(|before| &before.checks);
             reports.into_iter().any(|report| report.check.name == name)
@@ -484,6 +493,10 @@ impl Front {
         let Some(instance) = self.owner_of(check) else {
             return self.node_said(check, health, output).await;
         };
+        // A client that speaks of a copy's check has come here: on this it registers.
+        if is_copy(&instance) {
+            return Err(unknown_check(check));
+        }
         let definition = definition(&instance);
         let ttl = definition
             .checks

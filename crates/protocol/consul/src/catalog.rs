@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::agent::gone;
 use crate::checks::{self, Owner, Parsed};
+use crate::copying::LEASE;
 use crate::filter::Filter;
 use crate::keys::{COORDINATES, COORDINATES_MARK, NODES, NODES_MARK};
 use crate::server::{Answer, Asked, Front};
@@ -186,11 +187,17 @@ impl Front {
     }
 
     pub(crate) async fn catalog_register(&self, asked: &Asked) -> Result<Answer, Refusal> {
-        self.enrol(&Fields::of_body(&asked.body)?).await
+        self.enrol(&Fields::of_body(&asked.body)?, None).await?;
+        Ok(Reply::json(true).into())
     }
 
-    /// Registers what `catalog/register` says.
-    pub(crate) async fn enrol(&self, fields: &Fields) -> Result<Answer, Refusal> {
+    /// Registers what stands in the body of `catalog/register`; a migration says where
+    /// it has it from.
+    pub(crate) async fn enrol(
+        &self,
+        fields: &Fields,
+        copied_from: Option<&str>,
+    ) -> Result<(), Refusal> {
         let (name, address) = (fields.text("node")?, fields.text("address")?);
         let skip = fields.flag("skipnodeupdate")?;
         let failed = |text: &str| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text);
@@ -236,7 +243,12 @@ impl Front {
                 continue;
             };
             let registration = &mut defined.registration;
-            let parsed = told(check, &registration.service, &registration.address, &id)?;
+            let mut parsed = told(check, &registration.service, &registration.address, &id)?;
+            if copied_from.is_some() {
+                // Who asks it how is shown, although it is asked elsewhere.
+                parsed.shown.kind = check.text("type")?;
+                parsed.shown.definition = check.raw("definition").cloned().unwrap_or_default();
+            }
             let mut shown = definition_of(registration);
             let status = (parsed.shown.id.clone(), parsed.first);
             shown.checks.push(parsed.shown);
@@ -246,7 +258,14 @@ impl Front {
                 .said
                 .extend(status.1.map(|(health, output)| (status.0, health, output)));
         }
-        if let Some(defined) = defined {
+        if let Some(mut defined) = defined {
+            if let Some(from) = copied_from {
+                let registration = &mut defined.registration;
+                registration.lease = Some(LEASE);
+                let mut shown = definition_of(registration);
+                from.clone_into(&mut shown.copied_from);
+                set_definition(registration, &shown);
+            }
             self.tell_anew(defined).await?;
         }
         for (id, check) in others {
@@ -256,7 +275,7 @@ impl Front {
             }
             self.tell_other(&name, &id, check).await?;
         }
-        Ok(Reply::json(true).into())
+        Ok(())
     }
 
     fn in_our_datacenter(&self, fields: &Fields) -> Result<(), Refusal> {
@@ -379,6 +398,15 @@ impl Front {
         }
         self.view.caught_up(self.registry.current().revision).await;
         Ok(Reply::json(true).into())
+    }
+
+    /// Forgets a node that a migration brought, once nothing is on it.
+    pub(crate) async fn forget_if_empty(&self, name: &str) -> Result<(), Refusal> {
+        let here = self.on_node(&self.nodes().await?, name);
+        if name != self.node.name && here.is_some_and(|(_, here)| here.is_empty()) {
+            self.delete_node(name).await?;
+        }
+        Ok(())
     }
 
     async fn delete_node(&self, name: &str) -> Result<(), Refusal> {

@@ -55,6 +55,8 @@ pub(crate) enum Endpoint {
     Ui(ui::Endpoint),
     Config(config::Endpoint),
     Mesh(mesh::Empty),
+    /// Atoll's own, for migrations.
+    Copies,
     /// Consul has it and we do not.
     Unsupported(&'static str),
 }
@@ -121,6 +123,7 @@ pub(crate) fn find(path: &str) -> Option<Endpoint> {
         ["session", "info", id] => E::SessionInfo(id.to_owned()),
         ["session", "node", node] => E::SessionNode(node.to_owned()),
         ["session", "list"] => E::SessionList,
+        ["atoll", "copies"] => E::Copies,
         _ => return further(&parts).or_else(|| unsupported(path)),
     })
 }
@@ -197,7 +200,8 @@ impl Endpoint {
             | Self::Txn
             | Self::SessionCreate
             | Self::SessionDestroy(_)
-            | Self::SessionRenew(_) => &[Method::PUT],
+            | Self::SessionRenew(_)
+            | Self::Copies => &[Method::PUT],
             Self::Kv(_) => &[Method::GET, Method::PUT, Method::DELETE],
             Self::Query(below) => below.methods(),
             Self::Event(below) => below.methods(),

@@ -4,7 +4,7 @@
 //! It owns no state. What a catalogue does not tell by itself follows from those that
 //! came by (`view.rs`); keys, sessions and foreign nodes stand in the store under
 //! `consul/`. It refuses what it does not do with 501 and says so; SPEC.md has the
-//! list. Look next at `endpoint.rs` (what there is), `server.rs` (what every endpoint
+//! list; `copying.rs` and `copies.rs` are the two ends of a migration. Look next at `endpoint.rs` (what there is), `server.rs` (what every endpoint
 //! has in common) and `translate.rs`.
 
 mod agent;
@@ -12,6 +12,8 @@ mod catalog;
 mod checks;
 mod config;
 mod coordinates;
+mod copies;
+pub mod copying;
 mod endpoint;
 mod events;
 mod filter;

@@ -507,6 +507,7 @@ impl Front {
             E::Ui(below) => self.ui(below, asked).await,
             E::Config(below) => self.config(below, asked).await,
             E::Mesh(list) => self.nothing(list, asked).await,
+            E::Copies => self.copies(asked).await,
             E::Unsupported(path) => Err(refused(path)),
         }
     }

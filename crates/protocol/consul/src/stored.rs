@@ -41,6 +41,9 @@ pub(crate) struct Definition {
     pub(crate) tag_override: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) checks: Vec<CheckDefinition>,
+    /// Where a migration copied it from; empty for what its client registered.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) copied_from: String,
 }
 
 /// What a check's definition says beyond what is asked.

@@ -15,6 +15,8 @@ use crate::kv::{KvOp, Verb};
 use crate::server::{Answer, Asked, Wait};
 use crate::wire::{Fields, Query, Refusal, Reply};
 
+mod copies;
+
 struct World {
     front: Arc<Front>,
     tasks: Tasks,

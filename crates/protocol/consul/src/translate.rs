@@ -60,6 +60,11 @@ pub(crate) fn definition(instance: &Instance) -> Definition {
         })
 }
 
+/// Whether a migration told of an instance, and not its client.
+pub(crate) fn is_copy(instance: &Instance) -> bool {
+    !definition(instance).copied_from.is_empty()
+}
+
 /// The service in the body of `agent/service/register`, or in `Service` of
 /// `catalog/register` on a `foreign` node.
 pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defined, Refusal> {

@@ -501,7 +501,7 @@ impl Front {
         match target {
             // The record of a node is in the store already.
             Target::Node(_) if sets => {}
-            _ if sets => drop(self.enrol(&fields).await?),
+            _ if sets => self.enrol(&fields, None).await?,
             _ if gone => drop(self.strike(&fields).await?),
             _ => {}
         }
