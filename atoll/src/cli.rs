@@ -6,7 +6,7 @@
 
 mod doctor;
 mod offline;
-mod remote;
+pub(crate) mod remote;
 mod show;
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::paint::Paint;
-use crate::{config, up};
+use crate::{config, migrate, up};
 
 /// Everything a fleet of microservices needs, in one binary.
 #[derive(Debug, Parser)]
@@ -117,6 +117,12 @@ enum Command {
         #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
         headers: Vec<(String, String)>,
     },
+    /// Copy a running registry into the Atoll that runs here, and follow it until its
+    /// clients have switched
+    Migrate {
+        #[command(subcommand)]
+        from: From,
+    },
     /// Look for what would keep a fleet from running here
     Doctor,
     /// Print the completions of a shell
@@ -124,6 +130,49 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// What can be migrated from.
+#[derive(Debug, Subcommand)]
+enum From {
+    /// Netflix Eureka: its instances with metadata, leases and status overrides
+    ///
+    /// What is copied lives on for 90 s after Ctrl-C; clients take it over by
+    /// registering. A Netflix server shows changes up to 30 s late.
+    Eureka {
+        /// Where it is: http://HOST:8761/eureka; with http://USER:PASSWORD@HOST if it
+        /// wants them
+        url: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// HashiCorp Consul: its services with their nodes and checks, and its keys
+    ///
+    /// What is copied lives on for 90 s after Ctrl-C; clients take it over by
+    /// registering. Keys stay. Tokens, sessions, prepared queries and nodes without
+    /// services are not copied.
+    Consul {
+        /// Where it is: http://HOST:8500
+        url: String,
+        /// A token that may read services, nodes and keys [default: $CONSUL_HTTP_TOKEN]
+        #[arg(long, value_name = "TOKEN")]
+        token: Option<String>,
+        /// Another of its datacenters than its own
+        #[arg(long, value_name = "NAME")]
+        datacenter: Option<String>,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Copy once and end, rather than follow
+    #[arg(long)]
+    once: bool,
+    /// Say what would be copied, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -215,6 +264,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
             let json = context.json || format == Format::Json;
             offline::config(context, path.as_deref(), json)
         }
+        Command::Migrate { from } => migrate(from, context),
         Command::Doctor => doctor::run(context),
         Command::Completions { shell } => offline::completions(shell),
         Command::Status => show::status(context),
@@ -232,6 +282,34 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
             replica,
         } => show::logs(context, &service, replica.as_deref(), tail, follow),
     }
+}
+
+fn migrate(from: From, context: &Context) -> anyhow::Result<ExitCode> {
+    let (kind, url, token, datacenter, how) = match from {
+        From::Eureka { url, how } => (migrate::Kind::Eureka, url, None, None, how),
+        From::Consul {
+            url,
+            token,
+            datacenter,
+            how,
+        } => {
+            // Where Consul's own commands look for it.
+            let token = token.or_else(|| context.environment.get("CONSUL_HTTP_TOKEN").cloned());
+            let token = token.filter(|token| !token.is_empty());
+            (migrate::Kind::Consul, url, token, datacenter, how)
+        }
+    };
+    migrate::run(&migrate::Options {
+        kind,
+        url,
+        token,
+        datacenter,
+        once: how.once,
+        dry_run: how.dry_run,
+        json: context.json,
+        paint: context.paint,
+        data_dir: context.running_data_dir(),
+    })
 }
 
 impl Context {
@@ -263,7 +341,7 @@ impl Context {
 
 /// Writes to standard output. A reader who has seen enough (`atoll logs | head`) is
 /// no failure.
-fn print(text: impl AsRef<str>) -> std::io::Result<()> {
+pub(crate) fn print(text: impl AsRef<str>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let text = text.as_ref();
     let end = if text.is_empty() || text.ends_with('\n') {

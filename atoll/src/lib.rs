@@ -6,5 +6,6 @@
 
 pub mod cli;
 pub mod config;
+mod migrate;
 pub mod paint;
 pub mod up;

@@ -35,6 +35,7 @@ fn help_names_every_command() {
         "routes",
         "logs",
         "explain",
+        "migrate",
         "doctor",
         "completions",
     ];

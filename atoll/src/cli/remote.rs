@@ -24,9 +24,17 @@ pub(super) struct Remote {
     folder: PathBuf,
 }
 
-impl Remote {
-    /// The one that `.atoll/run.json` in `data_dir` tells of.
-    pub(super) fn find(data_dir: &Path) -> anyhow::Result<Self> {
+/// What `.atoll/run.json` tells of a running Atoll.
+pub(crate) struct Run {
+    /// `HOST:PORT` by the listener's key in the file.
+    pub(crate) listeners: Value,
+    /// What changes need, when anything does.
+    pub(crate) token: Option<String>,
+}
+
+impl Run {
+    /// Reads the file in `data_dir`.
+    pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Self> {
         let path = data_dir.join(RUN_FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
@@ -35,14 +43,23 @@ impl Remote {
             }
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
-        let run: Value =
+        let listeners: Value =
             serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        let Some(console) = run["console"].as_str() else {
+        let token = listeners["admin_token"].as_str().map(str::to_owned);
+        Ok(Self { listeners, token })
+    }
+}
+
+impl Remote {
+    /// The one that `.atoll/run.json` in `data_dir` tells of.
+    pub(super) fn find(data_dir: &Path) -> anyhow::Result<Self> {
+        let Run { listeners, token } = Run::read(data_dir)?;
+        let Some(console) = listeners["console"].as_str() else {
             bail!(
                 "the Atoll that runs here has its console switched off (`listen.console: off`), so it cannot be asked"
             );
         };
-        let token = match run["admin_token"].as_str() {
+        let token = match token {
             Some(token) => Some(HeaderValue::try_from(format!("Bearer {token}"))?),
             None => None,
         };
@@ -128,7 +145,7 @@ impl Remote {
 }
 
 /// The address to ask at: one that listens everywhere is asked on loopback.
-fn reachable(listens: &str) -> anyhow::Result<Address> {
+pub(crate) fn reachable(listens: &str) -> anyhow::Result<Address> {
     let mut socket: std::net::SocketAddr = listens
         .parse()
         .with_context(|| format!("`{listens}` in {RUN_FILE}"))?;
@@ -141,7 +158,8 @@ fn reachable(listens: &str) -> anyhow::Result<Address> {
     Ok(Address::from(socket))
 }
 
-fn nobody(data_dir: &Path) -> anyhow::Error {
+/// That nobody runs there.
+pub(crate) fn nobody(data_dir: &Path) -> anyhow::Error {
     let folder = data_dir
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -159,7 +177,7 @@ fn refused(status: StatusCode, body: &[u8]) -> anyhow::Error {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)

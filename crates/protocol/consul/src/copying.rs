@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::translate::aggregate;
 use crate::wire::from_base64;
 
+pub use crate::wire::base64;
+
 /// How long a copy lives after it was told or renewed. As long as Eureka's, so that one
 /// rule holds for both.
 pub const LEASE: Duration = Duration::from_secs(90);
