@@ -92,9 +92,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Everything that the source has, and how to go on from there.
+/// How to go on from what the source had at first.
 enum First {
-    Eureka(atoll_eureka::copying::Listing),
+    Eureka(eureka::Known),
     Consul,
 }
 
@@ -158,8 +158,8 @@ impl Migration {
         let (sender, receiver) = mpsc::channel(SEEN_MAX);
         let (clock, with_keys) = (self.clock.clone(), self.with_keys);
         let reading = async {
-            match &first {
-                First::Eureka(listing) => eureka::follow(source, &clock, listing, sender).await,
+            match first {
+                First::Eureka(known) => eureka::follow(source, &clock, known, sender).await,
                 First::Consul => consul::follow(source, &clock, with_keys, sender).await,
             }
             Ok(())
@@ -175,9 +175,11 @@ impl Migration {
         match source.kind {
             Kind::Eureka => {
                 let listing = eureka::all(source).await?;
-                let items = listing.instances.iter().cloned().map(seen::of_eureka);
+                let mut known = eureka::Known::default();
+                known.whole(&listing.instances);
+                let items = listing.instances.into_iter().map(seen::of_eureka);
                 self.mirror.whole(None, items.collect(), now);
-                Ok(First::Eureka(listing))
+                Ok(First::Eureka(known))
             }
             Kind::Consul => {
                 let consul::All { instances, keys } = consul::all(source).await?;

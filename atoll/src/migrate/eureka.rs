@@ -45,9 +45,7 @@ async fn read(source: &Source, path: &str) -> anyhow::Result<Listing> {
 }
 
 /// Says what changes, for ever.
-pub(super) async fn follow(source: &Source, clock: &Clock, first: &Listing, seen: Sender<Seen>) {
-    let mut known = Known::default();
-    known.whole(&first.instances);
+pub(super) async fn follow(source: &Source, clock: &Clock, mut known: Known, seen: Sender<Seen>) {
     let mut random = Random::from_entropy();
     let mut again = Backoff::new(AGAIN.0, AGAIN.1, 0.2);
     let (mut sure, mut whole_at) = (true, clock.now());
@@ -111,10 +109,11 @@ async fn look(
 
 /// The statuses of what there is, for the hash code.
 #[derive(Debug, Default)]
-struct Known(BTreeMap<Key, &'static str>);
+pub(super) struct Known(BTreeMap<Key, &'static str>);
 
 impl Known {
-    fn whole(&mut self, instances: &[Listed]) {
+    /// Everything that there is.
+    pub(super) fn whole(&mut self, instances: &[Listed]) {
         let known = instances.iter().map(|listed| (key(listed), listed.status));
         self.0 = known.collect();
     }

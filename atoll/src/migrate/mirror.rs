@@ -16,8 +16,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 /// An instance, as both protocols name it; Eureka has no nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -32,8 +30,8 @@ pub(super) struct Item {
     pub(super) key: Key,
     pub(super) status: String,
     pub(super) address: String,
-    /// What Atoll is told of it.
-    pub(super) body: Value,
+    /// What Atoll is told of it: JSON as text, which is a tenth of its tree.
+    pub(super) body: String,
 }
 
 /// What Atoll is to be told of an instance.

@@ -35,7 +35,7 @@ pub(super) fn of_eureka(listed: eureka::Listed) -> Item {
         },
         status: listed.status.to_owned(),
         address: listed.address,
-        body: listed.body,
+        body: listed.body.to_string(),
     }
 }
 
@@ -48,6 +48,6 @@ pub(super) fn of_consul(listed: consul::Listed) -> Item {
         },
         status: listed.status.to_owned(),
         address: listed.address,
-        body: listed.body,
+        body: listed.body.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 //! that one that was started again elsewhere is found.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use atoll_consul::copying as consul;
@@ -23,6 +24,8 @@ pub(super) const BATCH_MAX: usize = 250;
 /// Bytes of such a request, below what either front takes (512 KiB); a single item that
 /// has more is sent alone.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// For an answer: each item of a batch is on the disk by then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Largest answer: all keys.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -118,12 +121,16 @@ impl Target {
 
     fn item(&self, order: &Order, item: Option<&Item>) -> Value {
         let key = &order.key;
-        let body = item.map_or(&Value::Null, |item| &item.body);
+        let body = || -> Value {
+            let text = item.map_or("", |item| &item.body);
+            // It was written from such a tree.
+            serde_json::from_str(text).unwrap_or_default()
+        };
         match (self.kind, order.act) {
-            (Kind::Eureka, Act::Register) => eureka::register(&key.service, &key.id, body),
+            (Kind::Eureka, Act::Register) => eureka::register(&key.service, &key.id, &body()),
             (Kind::Eureka, Act::Renew) => eureka::renew(&key.service, &key.id),
             (Kind::Eureka, Act::Cancel) => eureka::cancel(&key.service, &key.id),
-            (Kind::Consul, Act::Register) => consul::register(body),
+            (Kind::Consul, Act::Register) => consul::register(&body()),
             (Kind::Consul, Act::Renew) => consul::renew(&key.service, &key.id, &key.node),
             (Kind::Consul, Act::Cancel) => consul::deregister(&key.service, &key.id, &key.node),
         }
@@ -188,6 +195,7 @@ impl Target {
         let request = Request {
             headers,
             body,
+            timeout: ANSWER_WITHIN,
             body_bytes_max: ANSWER_BYTES_MAX,
             ..Request::new(method, &address, path)
         };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use atoll_runtime::Clock;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::mirror::{Act, Counts, Event, Item, Key, Mirror, Order};
 use super::source::{Kind, Source};
@@ -20,7 +20,7 @@ fn item(id: &str, status: &str) -> Item {
         key,
         status: status.to_owned(),
         address: "10.0.0.1:80".to_owned(),
-        body: json!({ "status": status }),
+        body: json!({ "status": status }).to_string(),
     }
 }
 
@@ -212,7 +212,7 @@ fn one_service_of_many_is_compared_with_itself() {
     let mut world = World::new();
     let mut users = item("1", "UP");
     users.key.service = "users".to_owned();
-    users.body = Value::Null;
+    users.body = "{}".to_owned();
     world.has(&[item("1", "UP"), users]);
     world.tell(200);
     world.mirror.whole(Some("users"), Vec::new(), world.now);
