@@ -281,6 +281,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shaped_otherwise_is_an_error_or_nothing_and_never_a_panic() {
+        for rows in [
+            r#"[1]"#,
+            r#"[{"Node":[],"Service":{}}]"#,
+            r#"[{"Node":{"Node":7},"Service":{"Service":[]},"Checks":{}}]"#,
+        ] {
+            assert!(read_instances(rows.as_bytes()).is_err(), "{rows}");
+        }
+        let odd = br#"[{"Node":{"Node":"n"},"Service":7,"Checks":[null,7,[],{"Status":{}}]}]"#;
+        let listed = read_instances(odd).unwrap();
+        assert_eq!((&listed[0].id[..], &listed[0].address[..]), ("", ":0"));
+        assert!(answers(br#"{"Results":[{"Status":70000}]}"#).is_err());
+    }
+
+    #[test]
     fn consul_itself_is_not_copied() {
         let names = read_services(br#"{"consul":[],"web":["a"]}"#).unwrap();
         assert_eq!(names, ["web"]);

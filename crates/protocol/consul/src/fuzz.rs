@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::filter::Filter;
 use crate::translate::{self, Node};
 use crate::wire::{Fields, Query};
-use crate::{config, query, txn, wire};
+use crate::{config, copying, query, txn, wire};
 
 /// Reads `bytes` as the query of a request whose `filter` is tried on some rows: what is
 /// accepted shares them out with its negation, and keeps the same when it is applied
@@ -45,6 +45,9 @@ pub fn fuzz_filter(bytes: &[u8]) {
 /// When that does not hold: a defect.
 pub fn fuzz_body(bytes: &[u8]) {
     drop(txn::parse(bytes));
+    // What a migration reads of a server that is a stranger's.
+    drop((copying::read_services(bytes), copying::read_keys(bytes)));
+    drop((copying::read_instances(bytes), copying::answers(bytes)));
     let Ok(fields) = Fields::of_body(bytes) else {
         return;
     };
