@@ -20,6 +20,9 @@ const ROUNDS: usize = 5;
 /// Changes of another one.
 const OTHERS: usize = 200;
 
+/// For all to be waiting, before a change.
+const CALM: Duration = Duration::from_secs(5);
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Fanout {
@@ -142,7 +145,7 @@ fn wait_all(atoll: &Atoll, consul: &mut Http, all: &mut [Waiting]) -> Result<Str
         std::thread::sleep(Duration::from_millis(200));
         let now = cpu_ns(atoll)?;
         // A hundredth of a core is what it takes when nothing happens.
-        if procfs::used_ns(&before, &now) < 2_000_000 || began.elapsed() > PATIENCE {
+        if procfs::used_ns(&before, &now) < 2_000_000 || began.elapsed() > CALM {
             return Ok(index);
         }
         before = now;
