@@ -42,6 +42,12 @@ func main() {
 	w.sessions()
 	w.locks()
 	w.semaphores()
+	w.queries()
+	w.events()
+	w.standing()
+	w.configEntries()
+	w.maintenance()
+	w.sessionOnACheck()
 	w.refusals()
 	// Left for the test to route to: `web:1`.
 	fmt.Println("ok")

@@ -255,6 +255,42 @@ async function transactions() {
   assert.equal(await client.kv.get("t/b"), undefined, "all or nothing");
 }
 
+async function events() {
+  const { event } = client;
+  const watching = watch(event.list, { name: "deploy" });
+  const fired = await event.fire({ name: "deploy", payload: "v2" });
+  await watching.next("the watch hears of it", (all) => all.some((one) => one.ID === fired.ID));
+  await watching.end();
+  const last = (await event.list("deploy")).at(-1);
+  assert.equal(last.ID, fired.ID);
+  assert.equal(last.Payload.toString(), "v2");
+}
+
+async function queries() {
+  const { query } = client;
+  const { ID: id } = await query.create({ name: "blue-web", service: { service: "web", onlypassing: true, tags: ["blue"] } });
+  assert.equal((await query.get(id)).Name, "blue-web");
+  for (const name of [id, "blue-web"]) {
+    const found = await query.execute(name);
+    assert.deepEqual(found.Nodes.map((one) => one.Service.ID), ["web:1"]);
+  }
+  // Answered; of the answer this client makes nothing, since it looks for a list.
+  await query.explain("blue-web");
+  await query.update({ query: id, name: "red-web", service: { service: "web", tags: ["red"] } });
+  assert.deepEqual((await query.execute(id)).Nodes, []);
+  assert.equal((await query.list()).length, 1);
+  await query.destroy(id);
+  assert.deepEqual(await query.list(), []);
+}
+
+async function maintenance() {
+  const passing = () => client.health.service({ service: "web", passing: true });
+  await client.agent.maintenance({ enable: true, reason: "new rack" });
+  assert.deepEqual(await passing(), []);
+  await client.agent.maintenance(false);
+  assert.equal((await passing()).length, 1);
+}
+
 // What Atoll does not do it refuses; SPEC.md says why.
 async function refusals() {
   // As Consul where scripts are not enabled.
@@ -274,6 +310,9 @@ await catalog();
 await keys();
 await locks(node);
 await transactions();
+await events();
+await queries();
+await maintenance();
 await refusals();
 client.destroy();
 // Left for the test to route to: `web:1`.
