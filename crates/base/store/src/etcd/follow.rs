@@ -7,7 +7,7 @@ use std::time::Duration;
 use atoll_model::Revision;
 use atoll_runtime::{Backoff, Clock, Random, Stop};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::client::{Client, Failure};
 use super::feed::Feed;
@@ -37,8 +37,13 @@ impl Follower {
         let mut random = Random::from_entropy();
         while let Some(why) = stop.unless(self.session(&mut pauses)).await {
             self.stands.send_replace(false);
+            // Once for each break; that it lasts is the prober's to say.
+            if pauses.failures() == 0 {
+                warn!(why, "the watch of etcd broke off, opening it again");
+            } else {
+                debug!(why, "the watch of etcd cannot be opened yet");
+            }
             let pause = pauses.next(&mut random);
-            warn!(why, "the watch of etcd broke off, opening it again");
             if stop.unless(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
