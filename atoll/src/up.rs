@@ -169,6 +169,7 @@ async fn up(
         }
     };
     drop(started.run_file);
+    drop(started.own_store);
     Ok(code)
 }
 
@@ -177,6 +178,8 @@ struct Started {
     live: Arc<Live>,
     /// Stops before the fleet, so it has a group of its own.
     data_plane: Tasks,
+    /// Keeps the data folder ours while the store is elsewhere.
+    own_store: Option<Store>,
     run_file: RunFile,
     reloads: mpsc::Receiver<live::ReloadRequest>,
     environment: Arc<BTreeMap<String, String>>,
@@ -193,11 +196,19 @@ async fn start(
         .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
     // Groups stop last made first: the store outlives all who write to it. Opened
     // before the listeners, since it tells best that an Atoll runs here already.
-    let store = open_store(&loaded.store, data_dir, tasks).await?;
+    let Stores { shared, own } = open_stores(&loaded.store, data_dir, tasks).await?;
+    let store = shared.as_ref().unwrap_or(&own).clone();
     let mut listeners = Listeners::open(&loaded)?;
     let names = listeners.names()?;
-    let journal = Arc::new(InStore::new(store.clone()));
-    let registry = Registry::open(journal, tasks, loaded.registry.clone()).await?;
+    let settings = loaded.registry.clone();
+    let registry = match &shared {
+        Some(store) => Registry::open_shared(store.clone(), tasks, settings).await?,
+        None => {
+            let journal = Arc::new(InStore::new(own.clone()));
+            Registry::open(journal, tasks, settings).await?
+        }
+    };
+    let own_store = shared.is_some().then_some(own);
     reload::enlist(&registry, &[], &loaded.external).await?;
 
     let control_plane = tasks.group("admin");
@@ -231,6 +242,7 @@ async fn start(
     let live = Arc::new(Live::new(Parts {
         clock: tasks.clock().clone(),
         registry,
+        store: store.clone(),
         gateway,
         fleet: fleet.clone(),
         listeners: names.clone(),
@@ -249,28 +261,41 @@ async fn start(
     Ok(Started {
         live,
         data_plane,
+        own_store,
         run_file,
         reloads,
         environment: Arc::new(options.environment),
     })
 }
 
-async fn open_store(
+struct Stores {
+    /// That which other processes share.
+    shared: Option<Store>,
+    /// Our own, in the data folder. It is opened in any case, since whoever has it has
+    /// the folder.
+    own: Store,
+}
+
+async fn open_stores(
     config: &config::Store,
     data_dir: &Path,
     tasks: &Tasks,
-) -> anyhow::Result<Store> {
-    let opened = match config {
-        config::Store::Embedded => {
-            let dir = data_dir.join("store");
-            atoll_store::embedded::open(&dir, Default::default(), tasks).await
-        }
-        config::Store::Etcd(options) => atoll_store::etcd::open(options.clone(), tasks).await,
-    };
-    opened.map_err(|error| match error {
+) -> anyhow::Result<Stores> {
+    let failed = |error| match error {
         StoreError::InUse { .. } => run_file::in_use(data_dir),
         other => anyhow!(other).context("the store (`store:`) cannot be opened"),
-    })
+    };
+    let dir = data_dir.join("store");
+    let own = atoll_store::embedded::open(&dir, Default::default(), tasks).await;
+    let own = own.map_err(failed)?;
+    let shared = match config {
+        config::Store::Embedded => None,
+        config::Store::Etcd(options) => {
+            let opened = atoll_store::etcd::open(options.clone(), tasks).await;
+            Some(opened.map_err(failed)?)
+        }
+    };
+    Ok(Stores { shared, own })
 }
 
 /// Serves everybody who is not a request for a service: the admin API, names, and

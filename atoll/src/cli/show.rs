@@ -33,6 +33,7 @@ pub(super) fn status(context: &Context) -> anyhow::Result<ExitCode> {
         lines.push(format!("  {name:<8} {}", listener_url(name, address)));
     }
     lines.push(format!("  {:<8} {}", "file", status.file));
+    lines.push(format!("  {:<8} {}", "store", store(paint, &status.store)));
     if let Some(last) = status.last_reload.filter(|last| !last.ok) {
         lines.push(paint.red("the file as it is now was refused; an earlier one is in force:"));
         lines.extend(last.detail.lines().map(|line| format!("  {line}")));
@@ -56,6 +57,19 @@ fn headline(paint: Paint, status: &wire::Status) -> String {
         status.version,
         status.generation
     )
+}
+
+fn store(paint: Paint, store: &wire::Store) -> String {
+    let place = match &store.addresses[..] {
+        [] => store.kind.clone(),
+        addresses => format!("{} at {}", store.kind, addresses.join(", ")),
+    };
+    let Some(away) = store.away_ms else {
+        return place;
+    };
+    let reason = store.reason.as_deref().unwrap_or_default();
+    let away = format!("away for {}: {}", age(away), harmless(reason));
+    format!("{place}; {}", paint.red(&away))
 }
 
 /// `atoll services [NAME]`

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::live::Live;
 use super::{metrics, routes, services};
+use crate::config::{self, Loaded};
 
 /// Lines that a follower of a log may lag behind before it slows down; what it
 /// then misses is said in its place.
@@ -191,7 +192,26 @@ fn status(live: &Live) -> wire::Status {
             .gateway
             .as_ref()
             .map_or(0, |gateway| gateway.snapshot().catalog_revision.0),
+        store: store(live, &loaded),
         services: services.iter().map(services::summary).collect(),
+    }
+}
+
+fn store(live: &Live, loaded: &Loaded) -> wire::Store {
+    let away = live.store_away();
+    wire::Store {
+        kind: match &loaded.store {
+            config::Store::Embedded => "embedded".to_owned(),
+            config::Store::Etcd(_) => "etcd".to_owned(),
+        },
+        addresses: match &loaded.store {
+            config::Store::Embedded => Vec::new(),
+            config::Store::Etcd(options) => {
+                options.endpoints.iter().map(ToString::to_string).collect()
+            }
+        },
+        away_ms: away.as_ref().map(|(away, _)| millis(*away)),
+        reason: away.map(|(_, why)| why),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atoll_console::wire;
 use atoll_fleet::{BuildState, Fleet, FleetStatus, ReplicaState, ServiceStatus};
@@ -12,6 +12,7 @@ use atoll_gateway::Gateway;
 use atoll_model::{Fault, ServiceName};
 use atoll_registry::Registry;
 use atoll_runtime::Clock;
+use atoll_store::{Standing, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Loaded;
@@ -23,6 +24,8 @@ pub(crate) struct Live {
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
     pub(crate) registry: Registry,
+    /// Where registrations and keys are kept.
+    pub(crate) store: Store,
     /// `None` when its listener is off.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) fleet: Fleet,
@@ -47,6 +50,7 @@ pub(crate) struct Configured {
 pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
+    pub(crate) store: Store,
     pub(crate) gateway: Option<Gateway>,
     pub(crate) fleet: Fleet,
     pub(crate) listeners: BTreeMap<String, String>,
@@ -60,6 +64,7 @@ impl Live {
             started: parts.clock.now(),
             clock: parts.clock,
             registry: parts.registry,
+            store: parts.store,
             gateway: parts.gateway,
             fleet: parts.fleet,
             listeners: parts.listeners,
@@ -83,6 +88,17 @@ impl Live {
 
     pub(crate) fn loaded(&self) -> Arc<Loaded> {
         Arc::clone(&self.configured().loaded)
+    }
+
+    /// Since when the store is away and why, if it is.
+    pub(crate) fn store_away(&self) -> Option<(Duration, String)> {
+        match &*self.store.standing().borrow() {
+            Standing::Ready => None,
+            Standing::Away { since, why } => {
+                let away = self.clock.now().saturating_duration_since(*since);
+                Some((away, why.clone()))
+            }
+        }
     }
 
     pub(crate) fn fleet_status(&self) -> Arc<FleetStatus> {

@@ -57,6 +57,15 @@ fn write(live: &Live, out: &mut String) -> std::fmt::Result {
         u8::from(reloaded)
     )?;
 
+    head(
+        out,
+        "atoll_store_available",
+        "gauge",
+        "0 while the store is away and nothing can be registered.",
+    )?;
+    let available = u8::from(live.store_away().is_none());
+    writeln!(out, "atoll_store_available {available}")?;
+
     let catalog = live.registry.current();
     head(
         out,

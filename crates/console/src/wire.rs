@@ -34,8 +34,28 @@ pub struct Status {
     pub catalog_revision: u64,
     /// Revision of the catalogue that the gateway routes by.
     pub routed_revision: u64,
+    /// Where registrations and keys are kept.
+    #[serde(default)]
+    pub store: Store,
     /// Each service in one line.
     pub services: Vec<ServiceSummary>,
+}
+
+/// Where registrations and keys are kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Store {
+    /// `embedded` or `etcd`.
+    pub kind: String,
+    /// Where it listens, unless it is in the data folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// How long it has been away, if it is: what is shown is the last that was known,
+    /// and nothing can be registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_ms: Option<u64>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// An attempt to reload.
