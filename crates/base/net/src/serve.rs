@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use atoll_runtime::{Restart, Stop, Tasks};
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 /// would spin until somebody closes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest body that hyper is sure to read off when a handler refused it unread. After a
+/// Longest body that hyper is sure to read off when a handler found it too large. After a
 /// longer one it closes the connection, and must say so: Node's client, for one, sends
 /// its next request into it otherwise, and gets a reset for an answer.
 const REST_BYTES_MAX: u64 = 4 * 1024;
@@ -170,8 +170,9 @@ async fn connection<S, B>(
         let answered = service.clone().oneshot(request);
         async move {
             let mut answer = answered.await?;
-            let refused = answer.status().is_client_error() || answer.status().is_server_error();
-            if may_be_left && refused {
+            // A handler that refuses for another reason has read it, or reads it off.
+            let too_large = answer.status() == StatusCode::PAYLOAD_TOO_LARGE;
+            if may_be_left && too_large {
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(CONNECTION, close);
             }
