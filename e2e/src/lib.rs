@@ -9,6 +9,7 @@
     reason = "these tests stand outside Atoll: real clocks, threads and processes are the point"
 )]
 
+pub mod etcd;
 pub mod http;
 pub mod load;
 pub mod outside;
