@@ -8,7 +8,7 @@ use atoll_model::{Catalog, InstanceId, Revision, ServiceName};
 use atoll_runtime::{Clock, Stop};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::shared::{Again, Link, NEWS_MAX, News};
+use crate::shared::{Again, Link, NEWS_MAX, News, Outcome};
 use crate::state::shared::Owed;
 use crate::state::{Effects, Event, Question, State};
 use crate::writer::{Awaited, Batch, Reply};
@@ -114,6 +114,9 @@ impl Owner {
                 News::Written(written) => {
                     for (key, (write, outcome)) in &written.outcomes {
                         self.state.written(key, *write, outcome);
+                        if matches!(outcome, Outcome::Raced(_)) {
+                            link.doubts.insert(key.clone());
+                        }
                     }
                     for (reply, result) in link.written(&written.outcomes, written.waiting) {
                         drop(reply.send(result));
@@ -229,6 +232,7 @@ impl Owner {
     /// Answers those whose change is shown by now.
     fn answer_shared(&mut self, shown: Revision) {
         let Some(link) = &mut self.link else { return };
+        link.resolve();
         link.answer((!self.state.is_away()).then(|| self.state.fed()));
         if !self.state.is_bumping() {
             for reply in link.bumped.drain(..) {

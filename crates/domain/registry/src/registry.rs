@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::owner::{Command, EVENTS_MAX, Owner};
 use crate::shared::member::Membership;
-use crate::shared::{Link, NEWS_MAX, feed};
+use crate::shared::{LOOKS_MAX, Link, NEWS_MAX, feed};
 use crate::state::{Event, Said, State};
 use crate::writer::Batch;
 use crate::{
@@ -150,9 +150,11 @@ impl Registry {
 
         let (news, heard) = mpsc::channel(NEWS_MAX);
         let (batches, written) = mpsc::channel::<Batch>(1);
-        let link = Link::new(heard, member.key.clone());
+        let (look, doubts) = mpsc::channel(LOOKS_MAX);
+        let link = Link::new(heard, look, member.key.clone());
         let stop = group.stop_signal();
-        drop(group.once("feed", feed::run(store, revision, news.clone(), stop)));
+        let feed = feed::run(store, revision, doubts, news.clone(), stop);
+        drop(group.once("feed", feed));
         drop(group.once("member", Arc::clone(&member).live(group.stop_signal())));
         drop(group.once("writer", shared::writer::run(member, written, news)));
         Ok(Self::start(&group, state, batches, Some(link)))

@@ -6,10 +6,11 @@ pub(crate) mod feed;
 pub(crate) mod member;
 pub(crate) mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_model::Revision;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::RegistryError;
 use crate::state::Event;
@@ -19,6 +20,9 @@ use crate::writer::{Awaited, Reply};
 /// News that wait for the owner; then the feed and the writer wait. One is a revision of
 /// the store or a batch of writes.
 pub(crate) const NEWS_MAX: usize = 1024;
+
+/// Keys that the feed is to look at; more wait with the owner.
+pub(crate) const LOOKS_MAX: usize = 256;
 
 /// What the owner is told.
 #[derive(Debug)]
@@ -77,16 +81,36 @@ pub(crate) struct Link {
     pub(crate) bumped: Vec<Reply>,
     /// What is to be done anew.
     pub(crate) again: Vec<Again>,
+    /// Keys that others wrote when we wanted to, and what the store tells of them may have
+    /// been taken for our own doing: the feed looks once more.
+    pub(crate) doubts: BTreeSet<String>,
+    look: mpsc::Sender<String>,
 }
 
 impl Link {
-    pub(crate) fn new(news: mpsc::Receiver<News>, bump: String) -> Self {
+    pub(crate) fn new(
+        news: mpsc::Receiver<News>,
+        look: mpsc::Sender<String>,
+        bump: String,
+    ) -> Self {
         Self {
             news,
             bump,
             waiting: BTreeMap::new(),
             bumped: Vec::new(),
             again: Vec::new(),
+            doubts: BTreeSet::new(),
+            look,
+        }
+    }
+
+    /// Has the feed look at what is in doubt, as much as it takes at once.
+    pub(crate) fn resolve(&mut self) {
+        while let Some(key) = self.doubts.pop_first() {
+            if let Err(TrySendError::Full(key)) = self.look.try_send(key) {
+                self.doubts.insert(key);
+                return;
+            }
         }
     }
 

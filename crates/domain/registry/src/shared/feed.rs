@@ -25,83 +25,110 @@ pub(crate) async fn read(store: &Store) -> Result<(Revision, Vec<Fed>), StoreErr
     Ok((revision, all))
 }
 
-/// Tells all that happens after `after` until told to stop.
-pub(crate) async fn run(store: Store, after: Revision, news: mpsc::Sender<News>, stop: Stop) {
-    let follow = follow(store, after, news);
-    stop.unless(follow).await;
+/// Tells all that happens after `after`, and how the keys stand that somebody doubts,
+/// until told to stop.
+pub(crate) async fn run(
+    store: Store,
+    after: Revision,
+    doubts: mpsc::Receiver<String>,
+    news: mpsc::Sender<News>,
+    stop: Stop,
+) {
+    let standing = store.standing();
+    let feed = Feed {
+        store,
+        after,
+        doubts,
+        news,
+        standing,
+    };
+    stop.unless(feed.follow()).await;
 }
 
-/// Ends when nobody listens or the store is closed.
-async fn follow(store: Store, mut after: Revision, news: mpsc::Sender<News>) {
-    let mut random = Random::from_entropy();
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST, 0.2);
-    let mut standing = store.standing();
-    loop {
-        let error = match store.watch(Span::prefix(PREFIX), after).await {
-            Ok(watch) => match hear(watch, &mut standing, &news, &mut after).await {
-                Some(error) => error,
-                None => return,
-            },
-            Err(error) => error,
-        };
-        if matches!(error, StoreError::Closed) {
-            return;
-        }
-        warn!(%error, "changes of the registry may have been missed: reading all of it");
+struct Feed {
+    store: Store,
+    /// All up to this revision is told.
+    after: Revision,
+    doubts: mpsc::Receiver<String>,
+    news: mpsc::Sender<News>,
+    standing: tokio::sync::watch::Receiver<Standing>,
+}
+
+impl Feed {
+    /// Ends when nobody listens or the store is closed.
+    async fn follow(mut self) {
+        let mut random = Random::from_entropy();
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST, 0.2);
         loop {
-            if tell_standing(&mut standing, &news).await.is_none() {
+            let error = match self.store.watch(Span::prefix(PREFIX), self.after).await {
+                Ok(watch) => match self.hear(watch).await {
+                    Some(error) => error,
+                    None => return,
+                },
+                Err(error) => error,
+            };
+            if matches!(error, StoreError::Closed) {
                 return;
             }
-            match read(&store).await {
-                Ok((revision, all)) => {
-                    backoff.reset();
-                    after = revision;
-                    if news.send(News::All(revision, all)).await.is_err() {
-                        return;
-                    }
-                    break;
+            warn!(%error, "changes of the registry may have been missed: reading all of it");
+            loop {
+                if self.tell_standing().await.is_none() {
+                    return;
                 }
-                Err(StoreError::Closed) => return,
-                Err(_) => tokio::time::sleep(backoff.next(&mut random)).await,
+                match read(&self.store).await {
+                    Ok((revision, all)) => {
+                        backoff.reset();
+                        self.after = revision;
+                        if self.news.send(News::All(revision, all)).await.is_err() {
+                            return;
+                        }
+                        break;
+                    }
+                    Err(StoreError::Closed) => return,
+                    Err(_) => tokio::time::sleep(backoff.next(&mut random)).await,
+                }
             }
         }
     }
-}
 
-/// Passes on what a watch tells; gives what ended it, or none when nobody listens.
-async fn hear(
-    mut watch: Watch,
-    standing: &mut tokio::sync::watch::Receiver<Standing>,
-    news: &mpsc::Sender<News>,
-    after: &mut Revision,
-) -> Option<StoreError> {
-    tell_standing(standing, news).await?;
-    loop {
-        tokio::select! {
-            changes = watch.next() => match changes {
-                Ok(Changes { revision, events }) => {
-                    let changes = events.iter().map(|event| match &event.after {
-                        Some(item) => there(item),
-                        None => Fed { key: text(event.key.as_bytes()), value: None },
-                    });
-                    *after = revision;
-                    let told = News::Changes(revision, changes.collect());
-                    news.send(told).await.ok()?;
-                }
-                Err(error) => return Some(error),
-            },
-            // The store keeps the other end for as long as it lives.
-            Ok(()) = standing.changed() => tell_standing(standing, news).await?,
+    /// Passes on what a watch tells; gives what ended it, or none when nobody listens.
+    async fn hear(&mut self, mut watch: Watch) -> Option<StoreError> {
+        self.tell_standing().await?;
+        loop {
+            tokio::select! {
+                changes = watch.next() => match changes {
+                    Ok(Changes { revision, events }) => {
+                        let changes = events.iter().map(|event| match &event.after {
+                            Some(item) => there(item),
+                            None => Fed { key: text(event.key.as_bytes()), value: None },
+                        });
+                        self.after = revision;
+                        let told = News::Changes(revision, changes.collect());
+                        self.news.send(told).await.ok()?;
+                    }
+                    Err(error) => return Some(error),
+                },
+                // The store and the owner keep the other ends for as long as they live.
+                Ok(()) = self.standing.changed() => self.tell_standing().await?,
+                Some(key) = self.doubts.recv() => match self.store.get(&key[..]).await {
+                    // At least as new as all that was told; what changed it since is told
+                    // next.
+                    Ok(item) => {
+                        let value = item.as_deref().map(there).and_then(|fed| fed.value);
+                        let told = News::Changes(self.after, vec![Fed { key, value }]);
+                        self.news.send(told).await.ok()?;
+                    }
+                    // Then all of it is read, once that can be done.
+                    Err(error) => return Some(error),
+                },
+            }
         }
     }
-}
 
-async fn tell_standing(
-    standing: &mut tokio::sync::watch::Receiver<Standing>,
-    news: &mpsc::Sender<News>,
-) -> Option<()> {
-    let away = matches!(&*standing.borrow_and_update(), Standing::Away { .. });
-    news.send(News::Away(away)).await.ok()
+    async fn tell_standing(&mut self) -> Option<()> {
+        let away = matches!(&*self.standing.borrow_and_update(), Standing::Away { .. });
+        self.news.send(News::Away(away)).await.ok()
+    }
 }
 
 fn there(item: &KeyValue) -> Fed {

@@ -586,13 +586,6 @@ impl State {
             shared.release(&name);
         }
         shared.settle();
-        let record = self.record(&name.0, &name.1);
-        let tie = record.and_then(|record| record.tie.as_ref());
-        // Somebody removed it, and we may have taken that for our own doing.
-        let gone = matches!(outcome, Outcome::Raced(None));
-        if gone && tie.is_some_and(|tie| tie.ours && tie.write <= write) {
-            drop(self.take_out(&name.0, &name.1));
-        }
     }
 
     /// How much there is to be kept; see [`State::owed_since`].
