@@ -17,7 +17,7 @@ use crate::{debian, process, tidy, unknown_word};
 const E2E: &str = "atoll-e2e";
 
 /// Debian packages that end-to-end tests call.
-const E2E_PACKAGES: &[&str] = &["bind9-dnsutils"];
+const E2E_PACKAGES: &[&str] = &["bind9-dnsutils", "etcd-server"];
 
 /// Debian packages that tests of single crates start: the store is held to its suite
 /// on a real etcd.
