@@ -249,7 +249,11 @@ async fn start(
         reload,
         loaded: Arc::clone(&loaded),
     }));
-    serve_fronts(&control_plane, listeners, &live, &loaded, store).await?;
+    let mut names_of = loaded.dns.clone();
+    if let (Some(store), None) = (&shared, &names_of.node) {
+        names_of.node = Some(dns::node_of_all(store).await?);
+    }
+    serve_fronts(&control_plane, listeners, &live, &loaded, &names_of, store).await?;
     fleet.apply(loaded.workloads.clone()).await?;
     let token = loaded.admin_token.as_ref();
     let run_file = RunFile::write(data_dir, &loaded.file, &names, token)
@@ -305,6 +309,7 @@ async fn serve_fronts(
     listeners: Listeners,
     live: &Arc<Live>,
     loaded: &Loaded,
+    names: &config::Dns,
     store: Store,
 ) -> anyhow::Result<()> {
     let token = loaded.admin_token.as_ref();
@@ -330,13 +335,13 @@ async fn serve_fronts(
     }
     let mut prepared: Option<Arc<dyn atoll_dns::Queries>> = None;
     if let Some(consul) = listeners.consul {
-        let settings = consul_settings(loaded, consul.local_addr()?.ip());
+        let settings = consul_settings(loaded, names, consul.local_addr()?.ip());
         let registry = live.registry.clone();
         let started = atoll_consul::start(tasks, consul, settings, registry, store).await?;
         prepared = Some(Arc::new(queries::OfConsul(started.queries)));
     }
     if let Some((tcp, udp)) = listeners.dns {
-        let settings = dns::settings(&loaded.dns, tcp.local_addr()?.ip());
+        let settings = dns::settings(names, tcp.local_addr()?.ip());
         atoll_dns::start(tasks, tcp, udp, settings, live.registry.catalog(), prepared)?;
     }
     Ok(())
@@ -396,8 +401,12 @@ impl Listeners {
 }
 
 /// The node is the one that DNS names.
-fn consul_settings(loaded: &Loaded, listener: std::net::IpAddr) -> atoll_consul::Settings {
-    let node = dns::settings(&loaded.dns, listener);
+fn consul_settings(
+    loaded: &Loaded,
+    names: &config::Dns,
+    listener: std::net::IpAddr,
+) -> atoll_consul::Settings {
+    let node = dns::settings(names, listener);
     // Unmodified clients send no token; beyond loopback they must be told one.
     let token = loaded.admin_token.as_ref();
     atoll_consul::Settings {

@@ -3,8 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use atoll_dns::Settings;
+use atoll_store::{Op, OpReply, Store, StoreError, Test, Txn};
 
 use crate::config::{Dns, machine};
+
+/// The key of [`node_of_all`].
+const NODE: &str = "atoll/node";
 
 /// The settings of DNS that listens on `listener`.
 pub(crate) fn settings(dns: &Dns, listener: IpAddr) -> Settings {
@@ -21,6 +25,25 @@ pub(crate) fn settings(dns: &Dns, listener: IpAddr) -> Settings {
         recursors: dns.recursors.clone(),
         datacenter: usual.datacenter,
     }
+}
+
+/// The name of the node that all who share `store` are: that of the first of them, so
+/// that what is registered with one is on the same node for whoever asks another.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn node_of_all(store: &Store) -> Result<String, StoreError> {
+    let own = host_name().unwrap_or(Settings::default().node);
+    let first = Txn::of([Op::put(NODE, &own[..])])
+        .when(NODE, Test::Missing)
+        .or_else([Op::Get(NODE.into())]);
+    let kept = match store.commit(first).await?.replies.pop() {
+        Some(OpReply::Got(mut items)) => items.pop(),
+        _ => None,
+    };
+    Ok(kept.map_or(own, |kept| {
+        String::from_utf8_lossy(kept.value.as_bytes()).into_owned()
+    }))
 }
 
 /// This machine's name, when names can have it in them.
