@@ -122,21 +122,34 @@ impl Front {
             Some(name) => Span::prefix(format!("{EVENTS}{name}/")),
             None => Span::prefix(EVENTS),
         };
-        let found = self.keys(span, EVENTS_MARK, asked).await?;
-        let mut items = found.items.clone();
+        let found = self.keys_after(span.clone(), EVENTS_MARK, 0, asked).await?;
+        let mut events = self.events_of(&found.items, name)?;
+        if asked.wait.index != 0 && asked.wait.index == index_of(&events) {
+            let seen = found.index;
+            let found = self.keys_after(span, EVENTS_MARK, seen, asked).await?;
+            events = self.events_of(&found.items, name)?;
+        }
+        Ok(Answer::at(index_of(&events), Reply::json(events)))
+    }
+
+    /// The latest events that are for us, oldest first.
+    fn events_of(
+        &self,
+        items: &[Arc<KeyValue>],
+        name: Option<&str>,
+    ) -> Result<Vec<Value>, Refusal> {
+        let mut items = items.to_vec();
         items.sort_by_key(|kept| kept.mod_revision);
-        let mut events: Vec<Value> = items.iter().filter_map(shown).collect();
-        // `a/b` stands below `a`, too.
-        events.retain(|event| name.is_none_or(|name| event["Name"] == name));
         let mut ours = Vec::new();
-        for event in events {
-            if self.is_for_us(&event)? {
+        for event in items.iter().filter_map(shown) {
+            // `a/b` stands below `a`, too.
+            if name.is_none_or(|name| event["Name"] == name) && self.is_for_us(&event)? {
                 ours.push(event);
             }
         }
         let over = ours.len().saturating_sub(EVENTS_MAX);
         ours.drain(..over);
-        Ok(Answer::at(found.index, Reply::json(ours)))
+        Ok(ours)
     }
 
     /// Whether an event's filters name this agent.
@@ -164,9 +177,38 @@ impl Front {
     }
 }
 
+/// The index of a list of events is made of the id of its last one, and clients compute
+/// the same to find what is new in it (`Event.IDToIndex` of Consul's Go client).
+fn index_of(events: &[Value]) -> u64 {
+    let id = events.last().and_then(|event| event["ID"].as_str());
+    let digits: String = id.unwrap_or_default().split('-').collect();
+    let half = |range| {
+        let half = digits.get(range).map(|half| u64::from_str_radix(half, 16));
+        half.and_then(Result::ok).unwrap_or(0)
+    };
+    // Not 0, with which nobody would wait.
+    (half(0..16) ^ half(16..32)).max(1)
+}
+
 /// An event with its time, which is when it came into the store.
 fn shown(kept: &Arc<KeyValue>) -> Option<Value> {
     let mut event: Value = serde_json::from_slice(&kept.value).ok()?;
     event["LTime"] = json!(kept.mod_revision.0);
     Some(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_of_a_list_is_that_of_its_last_event() {
+        let event = |id: &str| json!({ "ID": id });
+        // By hand: 0xb54fe110_7af5_4afc ^ 0xb8f7_9ca37b2a1c05.
+        let one = event("b54fe110-7af5-4afc-b8f7-9ca37b2a1c05");
+        let index = 0xb54f_e110_7af5_4afc_u64 ^ 0xb8f7_9ca3_7b2a_1c05;
+        assert_eq!(index_of(&[event("0-0-0-0-0"), one]), index);
+        assert_eq!(index_of(&[]), 1);
+        assert_eq!(index_of(&[event("strange")]), 1);
+    }
 }

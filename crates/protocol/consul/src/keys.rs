@@ -56,7 +56,17 @@ impl Front {
         mark: &str,
         asked: &Asked,
     ) -> Result<Arc<Found>, Refusal> {
-        let seen = asked.wait.index;
+        self.keys_after(span, mark, asked.wait.index, asked).await
+    }
+
+    /// The same for who has seen this index.
+    pub(crate) async fn keys_after(
+        &self,
+        span: Span,
+        mark: &str,
+        seen: u64,
+        asked: &Asked,
+    ) -> Result<Arc<Found>, Refusal> {
         let (found, now) = self.keys_now(&span, mark).await?;
         // An index from the future is of another life. Who can see that something changed
         // is told what is there now; only those who have to wait share what comes of it.

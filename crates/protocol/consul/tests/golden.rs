@@ -103,7 +103,11 @@ async fn answered(at: &Address, uuids: &mut Uuids, question: &str) -> String {
     let response = request.send().await.unwrap();
     let mut answer = response.status.as_u16().to_string();
     if let Some(index) = response.headers.get("x-consul-index") {
-        write!(answer, " index {}", index.to_str().unwrap()).unwrap();
+        let index = index.to_str().unwrap();
+        // No revision is as large as what is made of an event's random id.
+        let of_an_id = index.parse::<u64>().unwrap() > 1 << 40;
+        let index = if of_an_id { "<of an id>" } else { index };
+        write!(answer, " index {index}").unwrap();
     }
     if let Some(allow) = response.headers.get("allow") {
         write!(answer, " allow {}", allow.to_str().unwrap()).unwrap();
