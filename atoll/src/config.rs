@@ -12,6 +12,7 @@
 //! any other. In [`Loaded::expanded`] values that look secret are `***`; a file
 //! with secrets is therefore not read back alike.
 
+mod consul;
 mod decode;
 mod diagnostic;
 mod dns;
@@ -49,6 +50,7 @@ use std::time::Duration;
 use atoll_fleet::workload::Workload;
 use atoll_model::{Address, Check, ServiceName};
 
+pub use consul::{Acl, Consul};
 pub use diagnostic::{ConfigError, Diagnostic, Diagnostics, Severity};
 pub use dns::Dns;
 pub(crate) use dns::machine;
@@ -102,6 +104,8 @@ pub struct Loaded {
     pub dns: Dns,
     /// Where what must last is kept.
     pub store: Store,
+    /// How Consul's API behaves.
+    pub consul: Consul,
     /// Services that Atoll runs, in the order of the file.
     pub workloads: Vec<Workload>,
     /// Services that run elsewhere, in the order of the file.
@@ -286,7 +290,8 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
     let name = fields.get("name").map(|node| name(cx, node));
     let (listen, open) = gateway::listen(cx, fields.get("listen"));
     let admin_token = fields.get("admin_token").map(|node| admin_token(cx, node));
-    let changes_things = listen.console.or(listen.eureka);
+    let consul_open = listen.consul.filter(|at| !at.ip().is_loopback());
+    let changes_things = listen.console.or(listen.eureka).or(consul_open);
     if let (Some(span), None, Some(_)) = (open.first(), &admin_token, changes_things) {
         cx.error_with(
             *span,
@@ -313,6 +318,9 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
         Some(dns)
     });
     let store = fields.get("store").map(|node| store::store(cx, node));
+    let consul = fields
+        .get("consul")
+        .and_then(|node| consul::consul(cx, node, consul_open.is_some()));
     let leaves_loopback = listen.gateway.is_some_and(|at| !at.ip().is_loopback());
     let direct = settings.trusted_proxies.is_empty();
     if leaves_loopback && direct && !settings.per_client_given {
@@ -364,6 +372,7 @@ fn decode_root(cx: &Context<'_>, root: &Node, place: &Place<'_>) -> Option<Loade
             Some(store) => store?,
             None => Store::default(),
         },
+        consul: consul.unwrap_or_default(),
         workloads,
         external,
         warnings: Vec::new(),
@@ -434,6 +443,7 @@ impl Loaded {
             ("listen.eureka", self.listen.eureka != old.listen.eureka),
             ("registry", self.registry != old.registry),
             ("listen.consul", self.listen.consul != old.listen.consul),
+            ("consul", self.consul != old.consul),
             ("admin_token", self.admin_token != old.admin_token),
             ("store", self.store != old.store),
             ("gateway.drain", self.gateway_drain != old.gateway_drain),

@@ -408,7 +408,7 @@ fn consul_settings(
 ) -> atoll_consul::Settings {
     let node = dns::settings(names, listener);
     // Unmodified clients send no token; beyond loopback they must be told one.
-    let token = loaded.admin_token.as_ref();
+    let (token, acl) = (loaded.admin_token.as_ref(), loaded.consul.acl);
     atoll_consul::Settings {
         node: node.node.to_string(),
         address: node.node_address.to_string(),
@@ -416,6 +416,10 @@ fn consul_settings(
         token: token
             .filter(|_| !listener.is_loopback())
             .map(|token| token.expose().to_owned()),
+        acl: acl.enabled.then(|| atoll_consul::AclSettings {
+            default_allow: acl.default_allow,
+            management: token.map(|token| token.expose().to_owned()),
+        }),
     }
 }
 

@@ -246,3 +246,34 @@ fn any_bytes_may_be_a_registration_with_consul() {
     ];
     smoke("consul_body", &WORDS, atoll_consul::fuzz_body);
 }
+
+#[test]
+fn any_bytes_may_be_the_rules_of_a_policy_of_consul() {
+    const WORDS: [&[u8]; 24] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b"\\",
+        b"\\u00e9",
+        b"=",
+        b":",
+        b",",
+        b"\n",
+        b"#",
+        b"/*",
+        b"*/",
+        b"key",
+        b"_prefix",
+        b"service",
+        b"operator = ",
+        b"policy = ",
+        b"\"write\"",
+        b"\"deny\"",
+        b"\"\" { policy = \"read\" }",
+        b"{\"policy\":\"list\"}",
+        b"\xff",
+    ];
+    smoke("consul_acl", &WORDS, atoll_consul::fuzz_acl_rules);
+}

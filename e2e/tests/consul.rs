@@ -65,6 +65,45 @@ fn py_consul_holds_its_conversation() {
     assert_eq!(world.get("/web/whoami").text(), "web", "routed at once");
 }
 
+/// Asks with a token.
+fn ask_as(world: &World, token: &str, path: &str) -> Answer {
+    let headers = [("X-Consul-Token", token)];
+    let answer = http::request(&world.consul(), "GET", path, &headers, b"");
+    answer.expect("Consul's API answers")
+}
+
+#[test]
+#[ignore = "needs ATOLL_E2E_PYTHON; `cargo xtask test` sets it"]
+fn py_consul_gives_rights_that_count_and_outlive_a_kill() {
+    let python = std::env::var("ATOLL_E2E_PYTHON")
+        .expect("ATOLL_E2E_PYTHON is the folder of a python with what requirements.txt lists");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conformance/consul_acl.py");
+    let mut world = World::new("consul: { acl: true }\n");
+    world.up();
+    let consul = world.consul();
+    let (host, port) = consul.rsplit_once(':').expect("HOST:PORT");
+    let mut client = Command::new(Path::new(&python).join("python"));
+    client.arg(script).args([host, port]);
+    let output = client.output().expect("python runs");
+    assert!(output.status.success(), "{}", describe(&output));
+    let told = String::from_utf8_lossy(&output.stdout);
+    let words: Vec<&str> = told.split_whitespace().collect();
+    let ["ok", root, app] = words[..] else {
+        panic!("{told}");
+    };
+    let policies = ask_as(&world, root, "/v1/acl/policies").json();
+
+    world.signal(Signal::KILL);
+    world.ended();
+    world.up();
+    assert_eq!(ask_as(&world, root, "/v1/acl/policies").json(), policies);
+    assert_eq!(ask_as(&world, app, "/v1/kv/other").status, 200);
+    assert_eq!(ask_as(&world, app, "/v1/kv/app/secret").status, 403);
+    assert_eq!(ask_as(&world, "", "/v1/kv/other").status, 403);
+    let again = ask(&world, "PUT", "/v1/acl/bootstrap", &Value::Null);
+    assert_eq!(again.status, 403, "{}", again.text());
+}
+
 #[test]
 #[ignore = "needs ATOLL_E2E_PYTHON; `cargo xtask test` sets it"]
 fn py_consul_finds_all_that_is_beyond_services_and_keys() {

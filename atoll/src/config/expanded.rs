@@ -73,6 +73,12 @@ impl Loaded {
         all.insert("gateway".to_owned(), self.gateway_expanded());
         all.insert("dns".to_owned(), self.dns_expanded());
         all.insert("store".to_owned(), store_expanded(&self.store, secrets));
+        let acl = self.consul.acl;
+        let acl = json!({
+            "enabled": acl.enabled,
+            "default_policy": if acl.default_allow { "allow" } else { "deny" },
+        });
+        all.insert("consul".to_owned(), json!({ "acl": acl }));
         let mut services = Map::new();
         let ours = self
             .workloads

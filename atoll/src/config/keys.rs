@@ -142,6 +142,11 @@ pub(crate) static ROOT: Object = Object {
             Either(&[Word(&["embedded"]), Kind::Object(&STORE)]),
             "Where registrations and keys are kept: `embedded`, the default, is the data folder.",
         ),
+        key(
+            "consul",
+            Kind::Object(&CONSUL),
+            "Settings of Consul's HTTP API.",
+        ),
         idle("version", "Compose itself ignores it"),
         idle("networks", "processes share the network of this machine"),
         idle("volumes", "processes share the disk of this machine"),
@@ -260,6 +265,27 @@ pub(crate) static STORE_TLS: Object = Object {
             "A PEM file with our certificate, when etcd asks for one.",
         ),
         key("key", Text, "A PEM file with its key."),
+    ]],
+};
+
+pub(crate) static CONSUL: Object = Object {
+    name: "consul",
+    keys: &[&[key(
+        "acl",
+        Either(&[Flag, Kind::Object(&CONSUL_ACL)]),
+        "Whether tokens with policies say who may do what. Default false.",
+    )]],
+};
+
+pub(crate) static CONSUL_ACL: Object = Object {
+    name: "consul_acl",
+    keys: &[&[
+        key("enabled", Flag, "Default true, as this form is written."),
+        key(
+            "default_policy",
+            Word(&["allow", "deny"]),
+            "Whether what no policy speaks of is allowed. Default deny.",
+        ),
     ]],
 };
 

@@ -250,6 +250,7 @@ mod tests {
             "gateway",
             "listen",
             "dns",
+            "consul",
             "healthcheck",
             "match",
             "backend",

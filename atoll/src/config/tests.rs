@@ -514,6 +514,30 @@ fn checks_run_programs_only_when_the_file_says_so() {
 }
 
 #[test]
+fn acls_of_consul_are_off_and_deny_when_they_are_on() {
+    let acl = |yaml: &str| {
+        let Acl {
+            enabled,
+            default_allow,
+        } = good(yaml).consul.acl;
+        (enabled, default_allow)
+    };
+    assert_eq!(acl(""), (false, false));
+    assert_eq!(acl("consul: { acl: true }"), (true, false));
+    assert_eq!(acl("consul: { acl: { enabled: false } }"), (false, false));
+    let allow = "consul: { acl: { enabled: true, default_policy: allow } }";
+    assert_eq!(acl(allow), (true, true));
+    assert_eq!(acl(&to_yaml(&good(allow).expanded())), (true, true));
+    assert_eq!(good(allow).restart_needed(&good("")), ["consul"]);
+    let open = format!("listen: {{ consul: 0.0.0.0:8500 }}\nadmin_token: a\n{allow}");
+    assert!(refused(&open).contains("without a token"));
+    assert!(acl(&open.replace("allow", "deny")).0);
+    // Whatever else is switched off, the API of Consul changes things.
+    let bare = "listen: { consul: 0.0.0.0:8500, console: off, eureka: off }";
+    assert!(refused(bare).contains("admin_token"));
+}
+
+#[test]
 fn self_preservation_is_on_can_be_set_and_switched_off() {
     let of = |yaml: &str| good(yaml).registry.self_preservation;
     assert_eq!(of(""), SelfPreservation::default());

@@ -443,7 +443,7 @@ impl Front {
     }
 
     /// The instance on our node that a check belongs to.
-    fn owner_of(&self, check: &str) -> Option<Arc<Instance>> {
+    pub(crate) fn owner_of(&self, check: &str) -> Option<Arc<Instance>> {
         let owners = self.view.find_check(check).into_iter();
         let found = owners.filter_map(|(service, id)| self.registry.get(&service, &id));
         let mut found = found.filter(|instance| definition(instance).node.is_empty());

@@ -9,6 +9,7 @@ use atoll_store::{Op, Span, Txn};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::acl::Resource;
 use crate::agent::gone;
 use crate::checks::{self, Owner, Parsed};
 use crate::copying::LEASE;
@@ -89,9 +90,17 @@ impl Front {
             {
                 services.insert("consul".to_owned(), BTreeSet::new());
             }
+            let authority = asked.caller.who()?.authority;
             for instance in catalog.services.values().flat_map(|list| list.iter()) {
                 let node = self.node_of(&nodes, instance);
                 if !has_meta(node, &asked.query) {
+                    continue;
+                }
+                if !authority.reads(Resource::Service, instance.service.as_str())
+                    || (filter.is_some() && !authority.reads(Resource::Node, &node.name))
+                {
+                    // Else a filter would tell of what is left out.
+                    asked.caller.note_filtered();
                     continue;
                 }
                 if let Some(filter) = &filter {
@@ -293,13 +302,7 @@ impl Front {
         if skip && before.is_some() {
             return Ok(());
         }
-        let node = stored::Node {
-            id: fields.text("id")?,
-            address: fields.text("address")?,
-            tagged: fields.pairs("taggedaddresses")?.into_iter().collect(),
-            meta: fields.pairs("nodemeta")?.into_iter().collect(),
-        };
-        let node = stored::write(&node);
+        let node = stored::write(&node_of_body(fields)?);
         // A registration that says nothing new wakes nobody.
         if before.is_none_or(|before| *before.value != *node.as_bytes()) {
             self.store.put(key, node).await?;
@@ -442,6 +445,16 @@ fn told(
     let service = service.as_str();
     let owner = Owner::Instance { service, address };
     checks::told(check, owner, &format!("service:{id}"))
+}
+
+/// A node as it is registered.
+pub(crate) fn node_of_body(fields: &Fields) -> Result<stored::Node, Refusal> {
+    Ok(stored::Node {
+        id: fields.text("id")?,
+        address: fields.text("address")?,
+        tagged: fields.pairs("taggedaddresses")?.into_iter().collect(),
+        meta: fields.pairs("nodemeta")?.into_iter().collect(),
+    })
 }
 
 fn definition_of(registration: &atoll_registry::Registration) -> stored::Definition {

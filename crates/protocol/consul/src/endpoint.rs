@@ -3,6 +3,7 @@
 
 use http::Method;
 
+use crate::acl::AclPath;
 use crate::{config, coordinates, events, machine, mesh, operator, query, ui};
 
 /// An endpoint with what stands in its path.
@@ -57,13 +58,13 @@ pub(crate) enum Endpoint {
     Mesh(mesh::Empty),
     /// Atoll's own, for migrations.
     Copies,
+    Acl(AclPath),
     /// Consul has it and we do not.
     Unsupported(&'static str),
 }
 
 /// Consul's endpoints that we do not have, by the beginning of their path.
 const UNSUPPORTED: &[&str] = &[
-    "acl",
     "agent/connect",
     "agent/health",
     "agent/token",
@@ -124,6 +125,7 @@ pub(crate) fn find(path: &str) -> Option<Endpoint> {
         ["session", "node", node] => E::SessionNode(node.to_owned()),
         ["session", "list"] => E::SessionList,
         ["atoll", "copies"] => E::Copies,
+        ["acl", ..] => E::Acl(AclPath::find(&parts[1..])?),
         _ => return further(&parts).or_else(|| unsupported(path)),
     })
 }
@@ -211,6 +213,7 @@ impl Endpoint {
             Self::Ui(below) => below.methods(),
             Self::Config(below) => below.methods(),
             Self::Mesh(below) => below.methods(),
+            Self::Acl(path) => path.methods(),
             // To say that there is none, any method will do.
             Self::Unsupported(_) => &[Method::GET, Method::PUT, Method::POST, Method::DELETE],
             Self::AgentSelf
@@ -258,7 +261,10 @@ mod tests {
             find("agent/check/pass/service:a/b"),
             Some(Endpoint::AgentCheckPass("service:a/b".to_owned()))
         );
-        assert_eq!(find("acl/token/self"), Some(Endpoint::Unsupported("acl")));
+        assert_eq!(
+            find("acl/token/self"),
+            Some(Endpoint::Acl(AclPath::TokenSelf))
+        );
         assert_eq!(find("configuration"), None);
         assert_eq!(find("agent/service/a/b"), None);
         assert_eq!(find(""), None);

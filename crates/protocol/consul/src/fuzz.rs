@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::acl::authority::Authority;
+use crate::acl::rules::{self, Access, Resource};
 use crate::filter::Filter;
 use crate::translate::{self, Node};
 use crate::wire::{Fields, Query};
@@ -34,6 +36,43 @@ pub fn fuzz_filter(bytes: &[u8]) {
     if let Some(others) = kept(&format!("not ({text})"), rows) {
         let count = |rows: &Value| rows.as_array().map_or(0, Vec::len);
         assert_eq!(count(&some) + count(&others), 3, "shared out");
+    }
+}
+
+/// Reads `bytes` as the rules of a policy: those that are accepted are the same again when
+/// they are written out, and nobody may do by one what it denies.
+///
+/// # Panics
+/// When that does not hold: a defect.
+pub fn fuzz_acl_rules(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(rules) = rules::parse(&text) else {
+        return;
+    };
+    let mut written = String::new();
+    for rule in &rules {
+        let (word, access) = (rule.resource.word(), rule.access.word());
+        let prefix = if rule.prefix { "_prefix" } else { "" };
+        // A text of JSON is one of HCL.
+        let name = Value::from(&rule.name[..]);
+        written += &match rule.resource.has_names() {
+            true => format!("{word}{prefix} {name} {{ policy = {access:?} }}\n"),
+            false => format!("{word} = {access:?}\n"),
+        };
+    }
+    assert_eq!(rules::parse(&written).as_ref(), Ok(&rules), "{written}");
+    for default_allow in [false, true] {
+        let authority = Authority::new(1, default_allow, &rules);
+        for rule in rules.iter().filter(|rule| !rule.prefix) {
+            let may = |access| authority.allows(rule.resource, &rule.name, access);
+            assert!(!may(Access::Write) || may(Access::Read), "writes unread");
+            if rule.access == Access::Deny {
+                assert!(!may(Access::Read), "reads what is denied");
+            }
+        }
+        if authority.writes_tree("") {
+            assert!(authority.allows(Resource::Key, "any", Access::Write));
+        }
     }
 }
 

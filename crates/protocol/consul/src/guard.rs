@@ -26,8 +26,9 @@ pub(crate) fn check(
     }
 }
 
-/// Looks in all places where Consul takes a token, in its order.
-fn token_refused(token: &str, query: &Query, headers: &HeaderMap) -> Option<&'static str> {
+/// The token that a request brings, from all places where Consul takes one, in its
+/// order; empty without one.
+pub(crate) fn given<'a>(query: &'a Query, headers: &'a HeaderMap) -> &'a str {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = header(AUTHORIZATION.as_str()).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
@@ -35,8 +36,13 @@ fn token_refused(token: &str, query: &Query, headers: &HeaderMap) -> Option<&'st
             .eq_ignore_ascii_case("bearer")
             .then_some(token.trim())
     });
-    let given = query.get("token").or(header("x-consul-token")).or(bearer);
-    match given.unwrap_or_default() {
+    let places = [query.get("token"), header("x-consul-token"), bearer];
+    let mut given = places.into_iter().flatten();
+    given.find(|token| !token.is_empty()).unwrap_or_default()
+}
+
+fn token_refused(token: &str, query: &Query, headers: &HeaderMap) -> Option<&'static str> {
+    match given(query, headers) {
         "" => Some("Permission denied: Atoll's admin_token is needed as the token"),
         given if same_secret(given.as_bytes(), token.as_bytes()) => None,
         _ => Some("ACL not found"),

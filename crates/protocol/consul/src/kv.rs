@@ -4,13 +4,16 @@
 //! one revision, and what that comes to is committed if nothing of it has changed
 //! meanwhile; else they are tried again.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use atoll_model::Revision;
 use atoll_store::{KeyValue, Op, Order, Range, Span, Test, Txn};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::acl::Resource;
 use crate::keys::{DELAYS, KV, KV_MARK, SESSIONS, lock_hint};
 use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, Entry, Session};
@@ -368,14 +371,31 @@ impl Draft {
 }
 
 fn held(item: &KeyValue) -> Held {
-    let key = item.key.strip_prefix(KV.as_bytes()).unwrap_or_default();
     Held {
-        key: String::from_utf8_lossy(key).into_owned(),
+        key: name_of(item).into_owned(),
         entry: Entry::of_bytes(&item.value).unwrap_or_default(),
         created: Some(item.create_revision.0),
         modified: Some(item.mod_revision.0),
         without_value: false,
     }
+}
+
+/// Those of the keys that the caller may read.
+fn visible<'i>(items: &'i [Arc<KeyValue>], asked: &Asked) -> Result<Vec<&'i KeyValue>, Refusal> {
+    let authority = asked.caller.who()?.authority;
+    let all = items.iter().map(|item| &**item);
+    let visible: Vec<_> = all
+        .filter(|item| authority.reads(Resource::Key, &name_of(item)))
+        .collect();
+    if visible.len() < items.len() {
+        asked.caller.note_filtered();
+    }
+    Ok(visible)
+}
+
+fn name_of(item: &KeyValue) -> Cow<'_, str> {
+    let key = item.key.strip_prefix(KV.as_bytes()).unwrap_or_default();
+    String::from_utf8_lossy(key)
 }
 
 fn without_value(mut held: Held) -> Held {
@@ -418,21 +438,23 @@ impl Front {
             Span::Key(stored.into())
         };
         let found = self.keys(span, KV_MARK, asked).await?;
+        // Before separators: of keys that may not be read, no folder is told either.
+        let items = visible(&found.items, asked)?;
         let index = found.index;
         if query.has("keys") {
             // An empty prefix is always there.
-            if found.items.is_empty() && !key.is_empty() {
+            if items.is_empty() && !key.is_empty() {
                 return Ok(Answer::at(index, Reply::Absent));
             }
             let separator = query.get("separator").or(query.get("seperator"));
             let names = async {
-                let items: Vec<Held> = found.items.iter().map(|item| held(item)).collect();
+                let items: Vec<Held> = items.iter().map(|item| held(item)).collect();
                 Ok(names(&items, key, separator.unwrap_or_default()).into())
             };
             let endpoint = format!("kv/{key}?keys");
             return self.told(endpoint, index, asked, names).await;
         }
-        let Some(first) = found.items.first() else {
+        let Some(first) = items.first() else {
             return Ok(Answer::at(index, Reply::Absent));
         };
         if query.has("raw") {
@@ -440,8 +462,8 @@ impl Front {
             return Ok(Answer::at(index, Reply::Raw(value.into())));
         }
         let all = async {
-            let items = found.items.iter().map(|item| shown(&held(item), 0));
-            Ok(items.collect())
+            let shown = items.iter().map(|item| shown(&held(item), 0));
+            Ok(shown.collect())
         };
         let endpoint = format!("kv/{key}?{tree}");
         self.told(endpoint, index, asked, all).await

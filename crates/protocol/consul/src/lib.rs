@@ -7,6 +7,7 @@
 //! list; `copying.rs` and `copies.rs` are the two ends of a migration. Look next at `endpoint.rs` (what there is), `server.rs` (what every endpoint
 //! has in common) and `translate.rs`.
 
+mod acl;
 mod agent;
 mod catalog;
 mod checks;
@@ -51,9 +52,11 @@ use atoll_registry::Registry;
 use atoll_runtime::{Random, Restart, Tasks};
 use atoll_store::{Op, Store, StoreError, Test, Txn};
 
-pub use fuzz::{fuzz_body, fuzz_filter};
+pub use acl::AclSettings;
+pub use fuzz::{fuzz_acl_rules, fuzz_body, fuzz_filter};
 pub use query::{Queries, QueryError, Run};
 
+use crate::acl::Acl;
 use crate::server::Front;
 
 /// Connections that are open at once. Each blocking query holds one, and a client may
@@ -69,8 +72,10 @@ pub struct Settings {
     pub address: String,
     /// Its datacenter. Default `dc1`.
     pub datacenter: String,
-    /// Needed with every request, when set.
+    /// Needed with every request, when set and ACLs are off.
     pub token: Option<String>,
+    /// Who may do what; everybody everything, without.
+    pub acl: Option<AclSettings>,
 }
 
 /// Why the front could not be started.
@@ -115,7 +120,17 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     let group = tasks.group("consul");
     let id = node_id(&store).await.map_err(StartError::Store)?;
-    let front = Front::new(settings, id, registry.clone(), store);
+    let acl = match settings.acl.clone() {
+        Some(acl) => {
+            let (datacenter, clock) = (&settings.datacenter, tasks.clock().clone());
+            let opened = Acl::open(acl, datacenter, store.clone(), clock).await;
+            Some(Arc::new(opened.map_err(StartError::Store)?))
+        }
+        None => None,
+    };
+    let at = listener.local_addr().map_err(StartError::Listen)?;
+    let loopback = at.ip().is_loopback();
+    let front = Front::new(settings, id, registry.clone(), store, acl, loopback);
     run(&group, &front, registry);
     let limits = Limits {
         connections_max: CONNECTIONS_MAX,
@@ -161,6 +176,17 @@ fn run(group: &Tasks, front: &Arc<Front>, registry: Registry) {
             stop.unless(follow).await;
         }
     });
+    if let Some(acl) = front.acl.clone() {
+        group.run("acl", Restart::WithBackoff, move |stop| {
+            let acl = Arc::clone(&acl);
+            async move {
+                if let Some(Err(error)) = stop.unless(acl.follow()).await {
+                    // Restarted after a pause, it reads all there is anew.
+                    tracing::warn!(%error, "ACLs cannot be followed; what was known counts");
+                }
+            }
+        });
+    }
     let freeing = Arc::clone(front);
     group.run("sessions", Restart::WithBackoff, move |stop| {
         let front = Arc::clone(&freeing);

@@ -65,7 +65,7 @@ impl Endpoint {
 }
 
 /// Consul's word for a query that is not there.
-fn not_found() -> Refusal {
+pub(crate) fn not_found() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "Query not found")
 }
 
@@ -125,6 +125,13 @@ impl Front {
         Err(failed(
             "the query is changed by too many at once; try again",
         ))
+    }
+
+    /// The name of the query with this id.
+    pub(crate) async fn query_name(&self, id: &str) -> Result<Option<String>, Refusal> {
+        let kept = self.store.get(format!("{QUERIES}{id}")).await?;
+        let query = kept.and_then(|kept| Definition::of_kept(&kept.value));
+        Ok(query.map(|query| query.name))
     }
 
     async fn query_to_change(&self, id: &str) -> Result<Arc<KeyValue>, Refusal> {

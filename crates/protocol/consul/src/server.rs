@@ -18,6 +18,7 @@ use hyper::body::{Body, Incoming};
 use serde_json::Value;
 
 use crate::Settings;
+use crate::acl::{self, Acl, Caller};
 use crate::agent::Hashed;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
@@ -61,6 +62,12 @@ pub(crate) struct Front {
     pub(crate) started_unix_ms: u64,
     /// Held by a transaction that changes the catalogue.
     pub(crate) catalog_txns: tokio::sync::Mutex<()>,
+    /// Who may do what; `None` where ACLs are off.
+    pub(crate) acl: Option<Arc<Acl>>,
+    /// What is left of shared answers for those who may not see all of them.
+    pub(crate) shared_shown: Shared<Bytes>,
+    /// Whether only this machine can ask.
+    loopback: bool,
     locks: [tokio::sync::Mutex<()>; LOCKS],
 }
 
@@ -69,6 +76,7 @@ pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    pub(crate) caller: Caller,
     pub(crate) body: Bytes,
     pub(crate) wait: Wait,
     /// All that the answer depends on beside the endpoint: those who ask the same wait
@@ -95,6 +103,8 @@ pub(crate) struct Answer {
     pub(crate) index: Option<u64>,
     /// Of what it tells, where clients wait for another.
     pub(crate) hash: Option<HeaderValue>,
+    /// Whether the caller may know that something was left out.
+    pub(crate) filtered: bool,
 }
 
 impl From<Reply> for Answer {
@@ -103,6 +113,7 @@ impl From<Reply> for Answer {
             reply,
             index: None,
             hash: None,
+            filtered: false,
         }
     }
 }
@@ -110,9 +121,8 @@ impl From<Reply> for Answer {
 impl Answer {
     pub(crate) fn at(index: u64, reply: Reply) -> Self {
         Self {
-            reply,
             index: Some(index.max(1)),
-            hash: None,
+            ..Self::from(reply)
         }
     }
 }
@@ -123,6 +133,8 @@ impl Front {
         id: String,
         registry: Registry,
         store: Store,
+        acl: Option<Arc<Acl>>,
+        loopback: bool,
     ) -> Arc<Self> {
         let tagged = ["lan", "lan_ipv4", "wan", "wan_ipv4"];
         let tagged = tagged.map(|key| (key.to_owned(), settings.address.clone()));
@@ -151,6 +163,9 @@ impl Front {
             started_unix_ms: clock.wall_unix_ms(),
             catalog_txns: tokio::sync::Mutex::default(),
             clock,
+            acl,
+            shared_shown: Shared::kept(Bytes::len),
+            loopback,
             locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         })
     }
@@ -193,7 +208,9 @@ impl Front {
         if asked.wait.index == 0 {
             return Ok(Answer::at(index, Reply::json(make.await?)));
         }
-        let question = endpoint + &asked.question;
+        // Whatever a token may see or not is a part of what is asked.
+        let authority = asked.caller.who()?.authority.id;
+        let question = format!("{authority} {endpoint}{}", asked.question);
         let make = async {
             let mut value = make.await?;
             asked.filtered(&mut value)?;
@@ -280,10 +297,15 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
     let (head, mut body) = request.into_parts();
     let handled = handle(front, head, &mut body, query).await;
     pass_over(body).await;
-    let (reply, index, hash) = match handled {
-        Ok(Outcome::Answer(answer)) => (answer.reply, answer.index, answer.hash),
+    let Answer {
+        reply,
+        index,
+        hash,
+        filtered,
+    } = match handled {
+        Ok(Outcome::Answer(answer)) => answer,
         Ok(Outcome::Methods(status, methods)) => return only(status, &method, methods),
-        Err(refusal) => (Reply::Text(refusal.status, refusal.text), None, None),
+        Err(refusal) => Reply::Text(refusal.status, refusal.text).into(),
     };
     // One that many get at once is not compressed for each of them.
     let shared = matches!(reply, Reply::Written(_));
@@ -304,8 +326,14 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
         headers.insert("x-consul-lastcontact", HeaderValue::from_static("0"));
         let consistency = HeaderValue::from_static(consistency);
         headers.insert("x-consul-effective-consistency", consistency);
-        let allow = HeaderValue::from_static("allow");
-        headers.insert("x-consul-default-acl-policy", allow);
+        let acl = front.acl.as_ref();
+        let default_policy = acl.map_or("allow", |acl| acl.default_policy());
+        let default_policy = HeaderValue::from_static(default_policy);
+        headers.insert("x-consul-default-acl-policy", default_policy);
+        if filtered {
+            let filtered = HeaderValue::from_static("true");
+            headers.insert("x-consul-results-filtered-by-acls", filtered);
+        }
         // Clients of some libraries fail on a 404 without it.
         let index = index.or((response.status() == StatusCode::NOT_FOUND).then_some(1));
         if let Some(index) = index {
@@ -361,15 +389,13 @@ async fn handle(
     if !methods.contains(&head.method) {
         return Ok(Outcome::Methods(StatusCode::METHOD_NOT_ALLOWED, methods));
     }
-    if endpoint == Endpoint::Unsupported("acl") {
-        // As an agent whose ACLs are off, which clients know how to take.
-        let text = "ACL support disabled";
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, text));
+    if matches!(endpoint, Endpoint::Acl(_)) && front.acl.is_none() {
+        return Err(acl::disabled());
     }
     if let Endpoint::Unsupported(path) = endpoint {
         return Err(refused(path));
     }
-    guard::check(front.token.as_deref(), &query, &head.headers)?;
+    let caller = front.caller(&query, &head.headers)?;
     common(front, &query)?;
     let wait = front.wait(&query)?;
     let length = head.headers.get(header::CONTENT_LENGTH);
@@ -405,15 +431,25 @@ async fn handle(
         question: query.question(),
         query,
         headers: head.headers,
+        caller,
         body,
         wait,
         filter,
         stop,
         peer: head.extensions.get().copied(),
     };
+    if let Some(refused) = front.permit(&endpoint, &asked).await? {
+        return Ok(Outcome::Answer(refused));
+    }
     let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
-    let mut answer = front.dispatch(endpoint, &asked).await?;
+    let mut answer = front.dispatch(endpoint.clone(), &asked).await?;
     drop(blocking);
+    if asked.method == Method::GET {
+        // Much may have changed while it waited.
+        front.permit(&endpoint, &asked).await?;
+    }
+    front.show(&endpoint, &asked, &mut answer).await?;
+    answer.filtered = asked.caller.filtered();
     // What many wait for is filtered where it is made.
     if let Reply::Json(StatusCode::OK, value) = &mut answer.reply {
         asked.filtered(value)?;
@@ -452,6 +488,21 @@ fn common(front: &Front, query: &Query) -> Result<(), Refusal> {
 }
 
 impl Front {
+    /// Who asks, if they may ask at all.
+    fn caller(&self, query: &Query, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        let given = guard::given(query, headers);
+        match &self.acl {
+            None => guard::check(self.token.as_deref(), query, headers)?,
+            // A web page has no token; without one it could make the first.
+            Some(_) if given.is_empty() && self.loopback => guard::check(None, query, headers)?,
+            Some(_) => {}
+        }
+        let caller = Caller::new(self.acl.clone(), given);
+        // Who is unknown is refused before anything is read of them.
+        caller.who()?;
+        Ok(caller)
+    }
+
     async fn dispatch(&self, endpoint: Endpoint, asked: &Asked) -> Result<Answer, Refusal> {
         use Endpoint as E;
         match endpoint {
@@ -499,6 +550,7 @@ impl Front {
             E::SessionInfo(id) => self.session_info(&id, asked).await,
             E::SessionNode(node) => self.session_list(Some(&node), asked).await,
             E::SessionList => self.session_list(None, asked).await,
+            E::Acl(path) => self.acl_endpoint(&path, asked).await,
             E::Query(below) => self.query(below, asked).await,
             E::Event(below) => self.event(below, asked).await,
             E::Coordinate(below) => self.coordinate(below, asked).await,
@@ -536,9 +588,13 @@ fn only(status: StatusCode, method: &Method, methods: &[Method]) -> Response<Ful
     response
 }
 
-/// A random UUID (RFC 9562 §5.4).
+/// A random UUID that others may guess.
 pub(crate) fn uuid(random: &mut Random) -> String {
-    let (high, low) = (random.bits(), random.bits());
+    uuid_of(random.bits(), random.bits())
+}
+
+/// The UUID of these random bits (RFC 9562 §5.4).
+pub(crate) fn uuid_of(high: u64, low: u64) -> String {
     let high = high & !0xf000 | 0x4000;
     let low = low & !(0b11 << 62) | 0b10 << 62;
     format!(

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::acl::Caller;
 use crate::kv::{KvOp, Verb};
 use crate::server::{Answer, Asked, Wait};
 use crate::wire::{Fields, Query, Refusal, Reply};
@@ -42,8 +43,9 @@ async fn unwatched(tasks: &Tasks) -> World {
         address: "127.0.0.1".to_owned(),
         datacenter: "dc1".to_owned(),
         token: None,
+        acl: None,
     };
-    let front = Front::new(settings, "id".to_owned(), registry, store);
+    let front = Front::new(settings, "id".to_owned(), registry, store, None, true);
     World { front, tasks }
 }
 
@@ -55,6 +57,7 @@ impl World {
         Asked {
             method: Method::GET,
             headers: HeaderMap::new(),
+            caller: Caller::new(None, ""),
             body: body.to_owned().into(),
             wait: Wait {
                 index,

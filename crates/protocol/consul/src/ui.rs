@@ -9,6 +9,7 @@ use atoll_registry::Detail;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::acl::Resource;
 use crate::catalog::Nodes;
 use crate::server::{Answer, Asked, Front};
 use crate::translate::{self, Node, definition, shown_name};
@@ -100,6 +101,7 @@ impl Front {
             nodes: self.nodes().await?,
             details: self.registry.checks(None).await?,
         };
+        let picture = self.seen(picture, asked)?;
         let reply = match endpoint {
             Endpoint::Nodes => {
                 let here = picture.by_node(self);
@@ -118,6 +120,24 @@ impl Front {
             Endpoint::Overview => Reply::json(self.ui_overview(&picture)),
         };
         Ok(Answer::at(index, reply))
+    }
+
+    /// What of it the caller may see: all figures are of that alone.
+    fn seen(&self, mut picture: Picture, asked: &Asked) -> Result<Picture, Refusal> {
+        let authority = asked.caller.who()?.authority;
+        let node = |name: &str| authority.reads(Resource::Node, name);
+        let before = (picture.details.len(), picture.nodes.len());
+        let nodes = &picture.nodes;
+        picture.details.retain(|detail| {
+            let instance = &detail.instance;
+            node(&self.node_of(nodes, instance).name)
+                && authority.reads(Resource::Service, instance.service.as_str())
+        });
+        picture.nodes.retain(|name, _| node(name));
+        if before != (picture.details.len(), picture.nodes.len()) {
+            asked.caller.note_filtered();
+        }
+        Ok(picture)
     }
 
     fn ui_node(&self, node: &Node, here: Option<&Vec<&Detail>>) -> Value {

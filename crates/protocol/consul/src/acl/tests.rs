@@ -1,0 +1,889 @@
+//! ACLs over a whole front, asked over sockets as clients ask.
+
+use std::collections::BTreeSet;
+
+use atoll_model::Address;
+use atoll_net::client::{Request, Response};
+use atoll_registry::{Memory, Registry};
+use atoll_runtime::Tasks;
+use http::{HeaderValue, Method};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::Settings;
+use crate::endpoint::{Endpoint, find};
+
+const ROOT: &str = "the-root-secret";
+
+struct World {
+    at: Address,
+    store: Store,
+    _tasks: Tasks,
+}
+
+/// A front with ACLs on, whose store may be another's, too.
+async fn front(default_allow: bool, management: Option<&str>, store: Option<Store>) -> World {
+    let tasks = Tasks::root(Clock::system());
+    let store =
+        store.unwrap_or_else(|| atoll_store::embedded::in_memory(Default::default(), &tasks));
+    let journal = std::sync::Arc::new(Memory::default());
+    let registry = Registry::open(journal, &tasks, Default::default());
+    let registry = registry.await.unwrap();
+    let listener = atoll_net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let settings = Settings {
+        node: "n".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        token: None,
+        acl: Some(AclSettings {
+            default_allow,
+            management: management.map(str::to_owned),
+        }),
+    };
+    let at = crate::start(&tasks, listener, settings, registry, store.clone());
+    World {
+        at: at.await.unwrap().address.into(),
+        store,
+        _tasks: tasks,
+    }
+}
+
+impl World {
+    async fn ask(&self, token: &str, method: &str, path: &str, body: &Value) -> Response {
+        let mut request = Request::new(method.parse().unwrap(), &self.at, path);
+        if !token.is_empty() {
+            let token = HeaderValue::from_str(token).unwrap();
+            request.headers.insert("x-consul-token", token);
+        }
+        if !body.is_null() {
+            request.body = body.to_string().into();
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, token: &str, path: &str) -> Value {
+        let response = self.ask(token, "GET", path, &Value::Null).await;
+        let told = text(&response);
+        assert_eq!(response.status, 200, "{path}: {told}");
+        serde_json::from_str(&told).unwrap()
+    }
+
+    async fn put(&self, token: &str, path: &str, body: &Value) -> Value {
+        let response = self.ask(token, "PUT", path, body).await;
+        let told = text(&response);
+        assert_eq!(response.status, 200, "{path}: {told}");
+        serde_json::from_str(&told).unwrap_or_default()
+    }
+
+    /// The words of a refusal with this status.
+    async fn refused(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: &Value,
+        as_: u16,
+    ) -> String {
+        let response = self.ask(token, method, path, body).await;
+        let told = text(&response);
+        assert_eq!(response.status, as_, "{path}: {told}");
+        told
+    }
+
+    /// The secret of a new token with these rules; its accessor is the secret's, reversed.
+    async fn token(&self, rules: &str) -> String {
+        let made = new_id();
+        let policy = json!({ "Name": format!("p-{made}"), "Rules": rules });
+        let policy = self.put(ROOT, "/v1/acl/policy", &policy).await;
+        let token = json!({ "Policies": [{ "ID": policy["ID"] }] });
+        let token = self.put(ROOT, "/v1/acl/token", &token).await;
+        token["SecretID"].as_str().unwrap().to_owned()
+    }
+
+    /// Things that only some may see.
+    async fn seed(&self) {
+        let service = json!({
+            "Name": "hidden-svc", "ID": "hidden-id", "Port": 1, "Tags": ["hidden-tag"],
+            "Check": { "CheckID": "hidden-check", "TTL": "10m", "Status": "passing" },
+        });
+        self.put(ROOT, "/v1/agent/service/register", &service).await;
+        let node = json!({
+            "Node": "hidden-node", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" },
+            "Service": { "Service": "hidden-far", "ID": "hidden-far", "Port": 2 },
+        });
+        self.put(ROOT, "/v1/catalog/register", &node).await;
+        self.put(ROOT, "/v1/kv/hidden/key", &json!("hidden-value"))
+            .await;
+        let entry = json!({ "Kind": "service-defaults", "Name": "hidden-svc", "Protocol": "tcp" });
+        self.put(ROOT, "/v1/config", &entry).await;
+        self.put(ROOT, "/v1/event/fire/hidden-event", &Value::Null)
+            .await;
+        let query = json!({ "Name": "hidden-query", "Service": { "Service": "hidden-svc" } });
+        let made = self.ask(ROOT, "POST", "/v1/query", &query).await;
+        assert_eq!(made.status, 200, "{}", text(&made));
+        let session = json!({ "Name": "hidden-session" });
+        self.put(ROOT, "/v1/session/create", &session).await;
+    }
+}
+
+fn new_id() -> String {
+    super::endpoints::new_id().unwrap_or_else(|refusal| panic!("{refusal:?}"))
+}
+
+fn text(response: &Response) -> String {
+    String::from_utf8(response.body.to_vec()).unwrap()
+}
+
+/// A method, a path and a body.
+type Step = (&'static str, &'static str, Value);
+
+/// One request to each endpoint, to what is there in a seeded world and to what is not.
+fn walk(session: &str, query: &str) -> Vec<(&'static str, String, Value)> {
+    let all = [
+        of_the_agent(),
+        of_the_catalogue(),
+        of_keys(),
+        of_acls(),
+        of_the_rest(),
+    ];
+    let all = all.concat();
+    let filled = all.into_iter().map(|(method, path, body)| {
+        let path = path.replace("{session}", session).replace("{query}", query);
+        (method, format!("/v1/{path}"), body)
+    });
+    filled.collect()
+}
+
+fn get(path: &'static str) -> Step {
+    ("GET", path, Value::Null)
+}
+
+fn put(path: &'static str, body: Value) -> Step {
+    ("PUT", path, body)
+}
+
+fn of_the_agent() -> Vec<Step> {
+    let taken = json!({ "Name": "hidden-svc", "ID": "hidden-id", "Port": 9 });
+    let of_service = json!({ "Name": "hidden-check", "ServiceID": "hidden-id", "TTL": "1m" });
+    let of_node = json!({ "Name": "hidden-check", "TTL": "1m" });
+    let critical = json!({ "Status": "critical" });
+    vec![
+        get("agent/self"),
+        get("agent/members"),
+        get("agent/services"),
+        get("agent/service/hidden-id"),
+        get("agent/health/service/id/hidden-id"),
+        get("agent/health/service/name/hidden-svc"),
+        put("agent/service/register", taken),
+        put("agent/service/deregister/hidden-id", Value::Null),
+        put(
+            "agent/service/maintenance/hidden-id?enable=true",
+            Value::Null,
+        ),
+        get("agent/checks"),
+        put("agent/check/register", of_service),
+        put("agent/check/register", of_node),
+        put("agent/check/deregister/hidden-check", Value::Null),
+        put("agent/check/pass/hidden-check", Value::Null),
+        put("agent/check/warn/hidden-check", Value::Null),
+        put("agent/check/fail/hidden-check", Value::Null),
+        put("agent/check/update/hidden-check", critical),
+        get("status/leader"),
+        get("status/peers"),
+        get("snapshot"),
+        put("agent/maintenance?enable=true", Value::Null),
+    ]
+}
+
+fn of_the_catalogue() -> Vec<Step> {
+    let node =
+        json!({ "Node": "hidden-node", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" } });
+    let mut with_service = node.clone();
+    with_service["Service"] = json!({ "Service": "hidden-far", "ID": "hidden-far", "Port": 3 });
+    let mut with_check = node.clone();
+    with_check["Check"] =
+        json!({ "ServiceID": "hidden-far", "CheckID": "c", "Status": "critical" });
+    let gone = |what: &str, id: &str, node: &str| json!({ "Node": node, what: id });
+    vec![
+        put("atoll/copies", json!({ "CopiedFrom": "x", "Entries": [] })),
+        get("catalog/datacenters"),
+        get("catalog/nodes"),
+        get("catalog/nodes?filter=Meta.hidden==meta"),
+        get("catalog/services"),
+        get("catalog/service/hidden-svc"),
+        get("catalog/node/hidden-node"),
+        get("catalog/node-services/hidden-node"),
+        put("catalog/register", node),
+        put("catalog/register", with_service),
+        put("catalog/register", with_check),
+        put("catalog/deregister", json!({ "Node": "hidden-node" })),
+        put(
+            "catalog/deregister",
+            gone("ServiceID", "hidden-far", "hidden-node"),
+        ),
+        put("catalog/deregister", gone("CheckID", "hidden-check", "n")),
+        get("health/service/hidden-svc"),
+        get("health/service/hidden-svc?passing&pretty"),
+        get("health/checks/hidden-svc"),
+        get("health/node/hidden-node"),
+        get("health/state/any"),
+    ]
+}
+
+fn of_keys() -> Vec<Step> {
+    let txn = |verb: &str, key: &str| {
+        let op = json!({ "KV": { "Verb": verb, "Key": key, "Value": "YQ==" } });
+        put("txn", json!([op]))
+    };
+    vec![
+        get("kv/hidden/key"),
+        get("kv/hidden/key?raw"),
+        get("kv/hidden?recurse"),
+        get("kv/hidden?recurse&raw"),
+        get("kv/hidden?keys"),
+        get("kv/?keys&separator=/"),
+        put("kv/hidden/key", json!("other")),
+        put("kv/hidden/key?cas=0", json!("other")),
+        ("DELETE", "kv/hidden/key", Value::Null),
+        ("DELETE", "kv/?recurse", Value::Null),
+        txn("get", "hidden/key"),
+        txn("get-or-empty", "hidden/key"),
+        txn("get-tree", ""),
+        txn("check-not-exists", "hidden/key"),
+        txn("check-index", "hidden/key"),
+        txn("check-session", "hidden/key"),
+        txn("delete-tree", ""),
+        txn("delete-cas", "hidden/key"),
+        txn("set", "hidden/key"),
+        put("session/create", Value::Null),
+        put("session/create", json!({ "Node": "hidden-node" })),
+        put("session/destroy/{session}", Value::Null),
+        put("session/renew/{session}", Value::Null),
+        get("session/info/{session}"),
+        get("session/node/n"),
+        get("session/list"),
+    ]
+}
+
+fn of_the_rest() -> Vec<Step> {
+    let entry = json!({ "Kind": "service-defaults", "Name": "hidden-svc", "Protocol": "http" });
+    let coordinate = json!({ "Node": "hidden-node", "Coord": { "Vec": [0, 0, 0, 0, 0, 0, 0, 0] } });
+    let query = json!({ "Name": "hidden-query", "Service": { "Service": "hidden-svc" } });
+    vec![
+        get("query"),
+        ("POST", "query", query.clone()),
+        get("query/{query}"),
+        put("query/{query}", query),
+        ("DELETE", "query/{query}", Value::Null),
+        get("query/{query}/execute"),
+        get("query/{query}/explain"),
+        get("query/hidden-query/execute"),
+        get("query/hidden-query/explain"),
+        put("event/fire/hidden-event", Value::Null),
+        get("event/list"),
+        get("coordinate/datacenters"),
+        get("coordinate/nodes"),
+        get("coordinate/node/hidden-node"),
+        put("coordinate/update", coordinate),
+        get("operator/raft/configuration"),
+        put("operator/raft/transfer-leader", Value::Null),
+        get("operator/autopilot/configuration"),
+        get("operator/autopilot/health"),
+        get("operator/autopilot/state"),
+        get("operator/keyring"),
+        get("operator/usage"),
+        get("agent/version"),
+        get("agent/host"),
+        get("agent/metrics"),
+        put("agent/reload", Value::Null),
+        put("agent/force-leave/hidden-node", Value::Null),
+        get("internal/ui/nodes"),
+        get("internal/ui/node/hidden-node"),
+        get("internal/ui/services"),
+        get("internal/ui/catalog-overview"),
+        put("config", entry),
+        get("config/service-defaults"),
+        get("config/service-defaults/hidden-svc"),
+        ("DELETE", "config/service-defaults/hidden-svc", Value::Null),
+        get("catalog/connect/hidden-svc"),
+        get("catalog/services?filter=ServiceName==hidden-svc"),
+    ]
+}
+
+fn of_acls() -> Vec<Step> {
+    let all = json!({ "Policies": [{ "Name": "global-management" }] });
+    let rules = json!({ "Name": "x", "Rules": "acl = \"write\"" });
+    let anonymous = "acl/token/00000000-0000-0000-0000-000000000002";
+    let management = "acl/policy/00000000-0000-0000-0000-000000000001";
+    vec![
+        put("acl/bootstrap", Value::Null),
+        get("acl/replication"),
+        get("acl/tokens"),
+        get(anonymous),
+        get("acl/token/self"),
+        put("acl/token", all.clone()),
+        put(anonymous, all),
+        ("DELETE", anonymous, Value::Null),
+        put(
+            "acl/token/00000000-0000-0000-0000-000000000003/clone",
+            Value::Null,
+        ),
+        get("acl/policies"),
+        put("acl/policy", rules),
+        get("acl/policy/name/global-management"),
+        get(management),
+        ("DELETE", management, Value::Null),
+        get("acl/roles"),
+        put("acl/role", json!({ "Name": "x" })),
+        get("acl/role/name/x"),
+        get("acl/role/x"),
+        put("acl/login", Value::Null),
+    ]
+}
+
+/// Numbers the endpoints: one that is added must be walked.
+fn number(endpoint: &Endpoint) -> usize {
+    use Endpoint as E;
+    match endpoint {
+        E::AgentSelf => 0,
+        E::AgentMembers => 1,
+        E::AgentServices => 2,
+        E::AgentService(_) => 3,
+        E::AgentHealthById(_) => 4,
+        E::AgentHealthByName(_) => 5,
+        E::AgentServiceRegister => 6,
+        E::AgentServiceDeregister(_) => 7,
+        E::AgentServiceMaintenance(_) => 8,
+        E::AgentChecks => 9,
+        E::AgentCheckRegister => 10,
+        E::AgentCheckDeregister(_) => 11,
+        E::AgentCheckPass(_) => 12,
+        E::AgentCheckWarn(_) => 13,
+        E::AgentCheckFail(_) => 14,
+        E::AgentCheckUpdate(_) => 15,
+        E::CatalogDatacenters => 16,
+        E::CatalogNodes => 17,
+        E::CatalogServices => 18,
+        E::CatalogService(_) => 19,
+        E::CatalogNode(_) => 20,
+        E::CatalogNodeServices(_) => 21,
+        E::CatalogRegister => 22,
+        E::CatalogDeregister => 23,
+        E::HealthService(_) => 24,
+        E::HealthChecks(_) => 25,
+        E::HealthNode(_) => 26,
+        E::HealthState(_) => 27,
+        E::StatusLeader => 28,
+        E::StatusPeers => 29,
+        E::Kv(_) => 30,
+        E::Txn => 31,
+        E::SessionCreate => 32,
+        E::SessionDestroy(_) => 33,
+        E::SessionRenew(_) => 34,
+        E::SessionInfo(_) => 35,
+        E::SessionNode(_) => 36,
+        E::SessionList => 37,
+        E::Acl(_) => 38,
+        E::Unsupported(_) => 39,
+        E::Query(_) => 40,
+        E::Event(_) => 41,
+        E::Coordinate(_) => 42,
+        E::Operator(_) => 43,
+        E::Machine(_) => 44,
+        E::Ui(_) => 45,
+        E::Config(_) => 46,
+        E::Mesh(_) => 47,
+        E::AgentMaintenance => 48,
+        E::Copies => 49,
+    }
+}
+
+const NUMBERS: usize = 50;
+
+#[test]
+fn every_endpoint_is_walked() {
+    let walked = walk("id", "id").into_iter().map(|(_, path, _)| {
+        let path = path.split('?').next().unwrap_or_default();
+        number(&find(path.strip_prefix("/v1/").unwrap()).unwrap())
+    });
+    let walked: BTreeSet<usize> = walked.collect();
+    assert_eq!(walked, (0..NUMBERS).collect());
+}
+
+/// What is told to who may do nothing does not depend on what there is, word for word,
+/// and changes nothing of it.
+#[tokio::test]
+async fn who_may_do_nothing_is_told_nothing_by_any_endpoint() {
+    let (empty, seeded) = (
+        front(false, Some(ROOT), None).await,
+        front(false, Some(ROOT), None).await,
+    );
+    seeded.seed().await;
+    let nobody = json!({
+        "AccessorID": "aaaaaaaa-0000-0000-0000-000000000001",
+        "SecretID": "bbbbbbbb-0000-0000-0000-000000000001",
+    });
+    for world in [&empty, &seeded] {
+        world.put(ROOT, "/v1/acl/token", &nobody).await;
+    }
+    let everything = async || {
+        let mut all = Vec::new();
+        for path in [
+            "agent/services",
+            "agent/checks",
+            "catalog/nodes",
+            "catalog/services",
+            "health/state/any",
+            "kv/?recurse",
+            "session/list",
+            "query",
+            "event/list",
+            "config/service-defaults",
+            "coordinate/nodes",
+            "acl/tokens",
+            "acl/policies",
+            "acl/roles",
+        ] {
+            all.push(seeded.get(ROOT, &format!("/v1/{path}")).await);
+        }
+        all
+    };
+    let before = everything().await;
+    let sessions = seeded.get(ROOT, "/v1/session/list").await;
+    let session = sessions[0]["ID"].as_str().unwrap();
+    let queries = seeded.get(ROOT, "/v1/query").await;
+    let query = queries[0]["ID"].as_str().unwrap();
+    for token in ["bbbbbbbb-0000-0000-0000-000000000001", ""] {
+        for (method, path, body) in walk(session, query) {
+            let here = seeded.ask(token, method, &path, &body).await;
+            let there = empty.ask(token, method, &path, &body).await;
+            let told = text(&here);
+            assert_eq!(here.status, there.status, "{method} {path}: {told}");
+            // The time at which the token itself was made differs.
+            if path != "/v1/acl/token/self" {
+                assert_eq!(told, text(&there), "{method} {path}");
+            }
+            // What a refusal repeats, it has from the question.
+            let known = here.status != 200 && path.contains("hidden");
+            assert!(
+                known || !told.contains("hidden-tag") && !told.contains("10.9.9.9"),
+                "{told}"
+            );
+        }
+    }
+    assert_eq!(everything().await, before);
+}
+
+/// What a service may do, which has keys of its own.
+const APP_RULES: &str = r#"service "web" { policy = "write" } node "n" { policy = "read" } key_prefix "app/" { policy = "write" }
+               key "app/secret" { policy = "deny" } session "n" { policy = "write" } agent "n" { policy = "read" }"#;
+
+#[tokio::test]
+async fn reads_are_filtered_and_say_so_and_writes_are_refused_in_consuls_words() {
+    let world = front(false, Some(ROOT), None).await;
+    world.seed().await;
+    let web = json!({ "Name": "Web", "ID": "web-1", "Port": 1 });
+    world.put(ROOT, "/v1/agent/service/register", &web).await;
+    let token = world.token(APP_RULES).await;
+    let listed = world
+        .ask(&token, "GET", "/v1/catalog/services", &Value::Null)
+        .await;
+    assert_eq!(text(&listed), r#"{"Web":[]}"#);
+    assert_eq!(listed.headers["x-consul-results-filtered-by-acls"], "true");
+    assert_eq!(listed.headers["x-consul-default-acl-policy"], "deny");
+    let own = world
+        .ask(&token, "GET", "/v1/health/service/web", &Value::Null)
+        .await;
+    assert!(text(&own).contains("web-1"));
+    assert!(
+        !own.headers
+            .contains_key("x-consul-results-filtered-by-acls")
+    );
+    let nodes = world.get(&token, "/v1/catalog/nodes").await;
+    assert_eq!(nodes.as_array().unwrap().len(), 1);
+    // Nobody tells the anonymous that there is something.
+    let anonymous = world
+        .ask("", "GET", "/v1/catalog/services", &Value::Null)
+        .await;
+    assert_eq!(text(&anonymous), "{}");
+    assert!(
+        !anonymous
+            .headers
+            .contains_key("x-consul-results-filtered-by-acls")
+    );
+
+    let me = world.get(&token, "/v1/acl/token/self").await;
+    let accessor = me["AccessorID"].as_str().unwrap();
+    let other = json!({ "Name": "other", "Port": 1 });
+    let told = world
+        .refused(&token, "PUT", "/v1/agent/service/register", &other, 403)
+        .await;
+    assert_eq!(
+        told,
+        format!(
+            "Permission denied: token with AccessorID '{accessor}' lacks permission 'service:write' on \"other\""
+        )
+    );
+    // Not even in another's place.
+    let taken = json!({ "Name": "web", "ID": "hidden-id", "Port": 1 });
+    let told = world
+        .refused(&token, "PUT", "/v1/agent/service/register", &taken, 403)
+        .await;
+    assert!(
+        told.ends_with("'service:write' on \"hidden-svc\""),
+        "{told}"
+    );
+    let told = world
+        .refused("", "PUT", "/v1/kv/a", &Value::Null, 403)
+        .await;
+    assert_eq!(
+        told,
+        "Permission denied: anonymous token lacks permission 'key:write' on \"a\". The anonymous token is used implicitly when a request does not specify a token."
+    );
+    let told = world
+        .refused("unknown", "GET", "/v1/catalog/services", &Value::Null, 403)
+        .await;
+    assert_eq!(told, "ACL not found");
+}
+
+#[tokio::test]
+async fn keys_sessions_and_nodes_are_left_out_or_refused_one_by_one() {
+    let world = front(false, Some(ROOT), None).await;
+    world.seed().await;
+    world.put(ROOT, "/v1/kv/app/a", &json!("1")).await;
+    let token = world.token(APP_RULES).await;
+    let web = json!({ "Name": "Web", "ID": "web-1", "Port": 1 });
+    world.put(&token, "/v1/agent/service/register", &web).await;
+    world.put(&token, "/v1/kv/app/b", &json!("2")).await;
+    world.put(ROOT, "/v1/kv/app/secret", &json!("3")).await;
+    let keys = world.get(&token, "/v1/kv/?keys").await;
+    assert_eq!(keys, json!(["app/a", "app/b"]));
+    assert_eq!(
+        world.get(&token, "/v1/kv/?keys&separator=/").await,
+        json!(["app/"])
+    );
+    world
+        .refused(&token, "GET", "/v1/kv/app/secret", &Value::Null, 403)
+        .await;
+    world
+        .refused(&token, "DELETE", "/v1/kv/app/?recurse", &Value::Null, 403)
+        .await;
+    let tree = json!([{ "KV": { "Verb": "get-tree", "Key": "app/" } }]);
+    let tree = world.put(&token, "/v1/txn", &tree).await;
+    assert_eq!(tree["Results"].as_array().unwrap().len(), 2);
+    let txn = json!([
+        { "KV": { "Verb": "set", "Key": "app/c", "Value": "YQ==" } },
+        { "KV": { "Verb": "get", "Key": "app/secret" } },
+    ]);
+    let told = world.refused(&token, "PUT", "/v1/txn", &txn, 409).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["Errors"][0]["OpIndex"], 1);
+    assert_eq!(
+        world.get(&token, "/v1/kv/?keys").await,
+        json!(["app/a", "app/b"])
+    );
+
+    let session = world.put(&token, "/v1/session/create", &Value::Null).await;
+    let info = format!("/v1/session/info/{}", session["ID"].as_str().unwrap());
+    assert_eq!(world.get(&token, &info).await[0]["Node"], "n");
+    let far = json!({ "Node": "hidden-node" });
+    world
+        .refused(&token, "PUT", "/v1/session/create", &far, 403)
+        .await;
+    assert_eq!(
+        world.get(&token, "/v1/agent/self").await["Config"]["NodeName"],
+        "n"
+    );
+    // A service comes with its node, which is as it was; anything else of it needs more.
+    let mut far = json!({
+        "Node": "hidden-node", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" },
+        "Service": { "Service": "web", "ID": "web-far", "Port": 4 },
+    });
+    world.put(&token, "/v1/catalog/register", &far).await;
+    far["Address"] = json!("10.9.9.8");
+    world
+        .refused(&token, "PUT", "/v1/catalog/register", &far, 403)
+        .await;
+    let own = json!({ "Node": "hidden-node", "ServiceID": "web-far" });
+    world.put(&token, "/v1/catalog/deregister", &own).await;
+}
+
+#[tokio::test]
+async fn who_waits_is_judged_by_what_holds_when_there_is_something_to_tell() {
+    let world = front(false, Some(ROOT), None).await;
+    let token = world.token(r#"key_prefix "" { policy = "read" }"#).await;
+    world.put(ROOT, "/v1/kv/a", &json!("1")).await;
+    let first = world.ask(&token, "GET", "/v1/kv/a", &Value::Null).await;
+    let index = first.headers["x-consul-index"].to_str().unwrap().to_owned();
+    let (single, tree) = (
+        format!("/v1/kv/a?index={index}&wait=60s"),
+        format!("/v1/kv/?recurse&index={index}&wait=60s"),
+    );
+    let me = world.get(&token, "/v1/acl/token/self").await;
+    let accessor = me["AccessorID"].as_str().unwrap();
+    let (held, kept, ()) = tokio::join!(
+        world.ask(&token, "GET", &single, &Value::Null),
+        world.ask(&token, "GET", &tree, &Value::Null),
+        async {
+            let path = format!("/v1/acl/token/{accessor}");
+            world.put(ROOT, &path, &json!({ "Policies": [] })).await;
+            world.put(ROOT, "/v1/kv/a", &json!("2")).await;
+        }
+    );
+    assert_eq!(held.status, 403, "{}", text(&held));
+    assert_eq!((kept.status.as_u16(), text(&kept)), (404, String::new()));
+    let own = format!("/v1/acl/token/{accessor}");
+    let gone = world.ask(ROOT, "DELETE", &own, &Value::Null).await;
+    assert_eq!(gone.status, 200);
+    let told = world
+        .refused(&token, "GET", "/v1/kv/a", &Value::Null, 403)
+        .await;
+    assert_eq!(told, "ACL not found");
+}
+
+/// Those whom one change wakes share answers, but only with who may see the same.
+#[tokio::test]
+async fn of_those_who_wait_for_one_service_each_gets_what_they_may_see() {
+    let world = front(false, Some(ROOT), None).await;
+    for node in ["a", "b"] {
+        let body = json!({
+            "Node": node, "Address": "10.0.0.1", "Service": { "Service": "web", "ID": node, "Port": 1 },
+        });
+        world.put(ROOT, "/v1/catalog/register", &body).await;
+    }
+    let only = |node: &str| {
+        format!(r#"service "web" {{ policy = "read" }} node "{node}" {{ policy = "read" }}"#)
+    };
+    let (a, b, none) = (
+        world.token(&only("a")).await,
+        world.token(&only("b")).await,
+        world.token("").await,
+    );
+    let first = world
+        .ask(ROOT, "GET", "/v1/health/service/web", &Value::Null)
+        .await;
+    let index = first.headers["x-consul-index"].to_str().unwrap().to_owned();
+    let path = format!("/v1/health/service/web?index={index}&wait=60s");
+    let tokens = [ROOT, &a, &b, &none].map(str::to_owned);
+    let waiting = (0..200).map(|at| {
+        let (token, world, path) = (&tokens[at % 4], &world, &path);
+        async move { world.ask(token, "GET", path, &Value::Null).await }
+    });
+    let (woken, ()) = tokio::join!(futures_util::future::join_all(waiting), async {
+        let body = json!({
+            "Node": "a", "Address": "10.0.0.1", "Service": { "Service": "web", "ID": "a", "Port": 2 },
+        });
+        world.put(ROOT, "/v1/catalog/register", &body).await;
+    });
+    for (at, response) in woken.iter().enumerate() {
+        let rows: Value = serde_json::from_str(&text(response)).unwrap();
+        let nodes = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["Node"]["Node"]);
+        let nodes: Vec<&Value> = nodes.collect();
+        let expected: &[&str] = [&["a", "b"][..], &["a"], &["b"], &[]][at % 4];
+        assert_eq!(nodes, expected);
+        let told = response
+            .headers
+            .contains_key("x-consul-results-filtered-by-acls");
+        assert_eq!(told, at % 4 != 0);
+    }
+}
+
+#[tokio::test]
+async fn the_first_token_is_made_once_and_what_is_made_outlives_the_process() {
+    let world = front(false, None, None).await;
+    let first = world.put("", "/v1/acl/bootstrap", &Value::Null).await;
+    let root = first["SecretID"].as_str().unwrap();
+    assert_eq!(first["ID"], first["SecretID"]);
+    assert_eq!(first["Policies"][0]["Name"], "global-management");
+    let told = world
+        .refused("", "PUT", "/v1/acl/bootstrap", &Value::Null, 403)
+        .await;
+    assert!(told.starts_with("Permission denied: ACL bootstrap no longer allowed (reset index: "));
+    // Another process over the same store knows it, and follows what changes.
+    let other = front(false, None, Some(world.store.clone())).await;
+    assert_eq!(
+        other
+            .get(root, "/v1/acl/tokens")
+            .await
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    other
+        .refused("", "PUT", "/v1/acl/bootstrap", &Value::Null, 403)
+        .await;
+    let role = json!({ "Name": "r", "NodeIdentities": [{ "NodeName": "n", "Datacenter": "dc1" }] });
+    other.put(root, "/v1/acl/role", &role).await;
+    let mut index = 0;
+    let roles = loop {
+        let path = format!("/v1/acl/roles?index={index}&wait=10s");
+        let roles = world.ask(root, "GET", &path, &Value::Null).await;
+        if text(&roles) != "[]" {
+            break text(&roles);
+        }
+        index = roles.headers["x-consul-index"]
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap();
+    };
+    assert!(roles.contains("NodeName"));
+    let token =
+        json!({ "Roles": [{ "Name": "r" }], "ServiceIdentities": [{ "ServiceName": "web" }] });
+    let token = world.put(root, "/v1/acl/token", &token).await;
+    let secret = token["SecretID"].as_str().unwrap();
+    let web = json!({ "Name": "web", "Port": 1 });
+    world.put(secret, "/v1/agent/service/register", &web).await;
+    let node = json!({ "Node": "n", "Address": "127.0.0.1", "Check": { "Name": "c", "Status": "passing" } });
+    // The right is there; that checks of nodes are not done is another matter.
+    let told = world
+        .ask(secret, "PUT", "/v1/catalog/register", &node)
+        .await;
+    assert_ne!(told.status, 403, "{}", text(&told));
+}
+
+#[tokio::test]
+async fn what_the_config_file_names_is_never_shown_nor_changed() {
+    let world = front(true, Some(ROOT), None).await;
+    world
+        .refused("", "PUT", "/v1/acl/bootstrap", &Value::Null, 403)
+        .await;
+    let shown = world.get(ROOT, "/v1/acl/token/self").await;
+    assert_eq!(shown["SecretID"], "<hidden>");
+    let tokens = world.get(ROOT, "/v1/acl/tokens").await.to_string();
+    assert!(tokens.contains("<hidden>") && !tokens.contains(ROOT));
+    let me = format!("/v1/acl/token/{}", stored::MANAGEMENT);
+    for method in ["PUT", "DELETE"] {
+        world.refused(ROOT, method, &me, &Value::Null, 400).await;
+    }
+    // Everything but ACLs is allowed by default.
+    world.put("", "/v1/kv/a", &json!("1")).await;
+    world
+        .refused("", "GET", "/v1/acl/tokens", &Value::Null, 403)
+        .await;
+    // A reader sees everything but secrets.
+    let reader = world.token("acl = \"read\"").await;
+    let tokens = world.get(&reader, "/v1/acl/tokens").await.to_string();
+    assert!(!tokens.contains(&reader) && tokens.contains("<hidden>"));
+    let body = json!({ "Description": "x" });
+    world
+        .refused(&reader, "PUT", "/v1/acl/token", &body, 403)
+        .await;
+}
+
+#[tokio::test]
+async fn a_token_is_taken_from_where_consul_takes_it() {
+    let world = front(false, Some(ROOT), None).await;
+    let of = async |path: &str, headers: &[(&'static str, &str)]| {
+        let mut request = Request::new(Method::GET, &world.at, path);
+        for (name, value) in headers {
+            request
+                .headers
+                .insert(*name, HeaderValue::from_str(value).unwrap());
+        }
+        request.send().await.unwrap().status.as_u16()
+    };
+    let path = "/v1/acl/policies";
+    assert_eq!(of(path, &[("x-consul-token", ROOT)]).await, 200);
+    assert_eq!(
+        of(path, &[("authorization", &format!("Bearer {ROOT}"))]).await,
+        200
+    );
+    let asked = format!("{path}?token={ROOT}");
+    assert_eq!(of(&asked, &[("x-consul-token", "wrong")]).await, 200);
+    assert_eq!(
+        of(&format!("{path}?token="), &[("x-consul-token", ROOT)]).await,
+        200
+    );
+    assert_eq!(of(path, &[]).await, 403);
+    assert_eq!(of(path, &[("origin", "https://evil.example")]).await, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_expired_is_unknown_and_goes_by_itself() {
+    let clock = Clock::starting_at(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    let tasks = Tasks::root(clock.clone());
+    let store = atoll_store::embedded::in_memory(Default::default(), &tasks);
+    let settings = AclSettings {
+        default_allow: false,
+        management: None,
+    };
+    let acl = Acl::open(settings, "dc1", store.clone(), clock)
+        .await
+        .unwrap();
+    let acl = std::sync::Arc::new(acl);
+    let following = std::sync::Arc::clone(&acl);
+    tasks.run("acl", atoll_runtime::Restart::Never, move |stop| {
+        let acl = std::sync::Arc::clone(&following);
+        async move {
+            stop.unless(acl.follow()).await;
+        }
+    });
+    let asked = |body: Value| crate::server::Asked {
+        method: Method::PUT,
+        query: Default::default(),
+        headers: Default::default(),
+        peer: None,
+        question: String::new(),
+        filter: None,
+        caller: Caller::new(None, ""),
+        body: body.to_string().into(),
+        wait: crate::server::Wait {
+            index: 0,
+            hold: Duration::ZERO,
+        },
+        stop: tasks.stop_signal(),
+    };
+    for (body, told) in [
+        (
+            json!({ "ExpirationTTL": "10s" }),
+            "between 1m0s and 24h0m0s",
+        ),
+        (
+            json!({ "ExpirationTTL": "25h" }),
+            "between 1m0s and 24h0m0s",
+        ),
+        (json!({ "ExpirationTime": "soon" }), "RFC 3339"),
+        (
+            json!({ "ExpirationTTL": "1h", "ExpirationTime": "2030-01-01T00:00:00Z" }),
+            "both",
+        ),
+        (
+            json!({ "SecretID": "short" }),
+            "SecretID is not a valid UUID",
+        ),
+        (json!({ "AccessorID": stored::ANONYMOUS }), "reserved"),
+        (
+            json!({ "Policies": [{ "Name": "none" }] }),
+            "No such ACL policy with name \"none\"",
+        ),
+    ] {
+        let refusal = acl.token_create(&asked(body.clone())).await.err().unwrap();
+        assert!(refusal.text.contains(told), "{body}: {}", refusal.text);
+        assert_eq!(refusal.status, 400);
+    }
+    let made = acl
+        .token_create(&asked(json!({ "ExpirationTTL": "2m" })))
+        .await;
+    let crate::wire::Reply::Json(_, made) = made.unwrap().reply else {
+        panic!("no token");
+    };
+    assert_eq!(made["ExpirationTime"], "1970-01-12T13:48:40.000Z");
+    let secret = made["SecretID"].as_str().unwrap();
+    let stays = asked(json!({ "SecretID": secret }));
+    assert!(acl.token_create(&stays).await.is_err(), "in use");
+    tokio::time::sleep(Duration::from_secs(119)).await;
+    assert!(acl.who(secret).is_some());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(acl.who(secret).is_none());
+    // And its lease takes it away.
+    let mut seen = acl.seen.subscribe();
+    seen.wait_for(|_| acl.read().tokens.is_empty())
+        .await
+        .unwrap();
+}
