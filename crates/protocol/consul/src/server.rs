@@ -491,15 +491,17 @@ impl Front {
     /// Who asks, if they may ask at all.
     fn caller(&self, query: &Query, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let given = guard::given(query, headers);
-        match &self.acl {
-            None => guard::check(self.token.as_deref(), query, headers)?,
-            // A web page has no token; without one it could make the first.
-            Some(_) if given.is_empty() && self.loopback => guard::check(None, query, headers)?,
-            Some(_) => {}
-        }
         let caller = Caller::new(self.acl.clone(), given);
+        if self.acl.is_none() {
+            guard::check(self.token.as_deref(), query, headers)?;
+            return Ok(caller);
+        }
         // Who is unknown is refused before anything is read of them.
-        caller.who()?;
+        let anonymous = caller.who()?.is_anonymous();
+        // A web page has no token of its own; it could make the first one.
+        if anonymous && self.loopback {
+            guard::check(None, query, headers)?;
+        }
         Ok(caller)
     }
 

@@ -66,6 +66,11 @@ impl Caller {
 }
 
 impl Who {
+    /// Whether they show no token that anybody could not show.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        *self.accessor == *ANONYMOUS
+    }
+
     /// Refuses, in Consul's words, what they may not do.
     pub(crate) fn need(
         &self,
@@ -98,7 +103,7 @@ impl Who {
 
     /// That a right is lacking, as Consul says it (`PermissionDeniedError`).
     pub(crate) fn lacks(&self, resource: Resource, name: &str, access: Access) -> Refusal {
-        let anonymous = *self.accessor == *ANONYMOUS;
+        let anonymous = self.is_anonymous();
         let token = match anonymous {
             true => "anonymous token".to_owned(),
             false => format!("token with AccessorID '{}'", self.accessor),

@@ -370,22 +370,57 @@ fn permit_txn(who: &Who, body: &[u8]) -> Result<Option<Answer>, Refusal> {
 
 fn permit_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
     if let Some(kv) = op.object("kv")? {
-        let key = kv.text("key")?;
-        return match &kv.text("verb")?[..] {
-            // Left out of the results one by one.
-            "get-tree" => Ok(()),
-            // Consul lets the first two run and leaves their results out; whether they
-            // fail tells whether there is such a key.
-            "get" | "get-or-empty" | "check-index" | "check-session" | "check-not-exists" => {
-                who.need_read(Resource::Key, &key)
-            }
-            "delete-tree" => match who.authority.writes_tree(&key) {
-                true => Ok(()),
-                false => Err(who.lacks(Resource::Key, &key, Access::Write)),
-            },
-            _ => who.need_write(Resource::Key, &key),
-        };
+        permit_key_op(who, &kv)?;
     }
-    // Others are refused by the transaction itself.
+    permit_catalog_op(who, op)
+}
+
+fn permit_key_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
+    let key = op.text("key")?;
+    match &op.text("verb")?[..] {
+        // Left out of the results one by one.
+        "get-tree" => Ok(()),
+        // Consul lets the first two run and leaves their results out; whether they fail
+        // tells whether there is such a key.
+        "get" | "get-or-empty" | "check-index" | "check-session" | "check-not-exists" => {
+            who.need_read(Resource::Key, &key)
+        }
+        "delete-tree" => match who.authority.writes_tree(&key) {
+            true => Ok(()),
+            false => Err(who.lacks(Resource::Key, &key, Access::Write)),
+        },
+        _ => who.need_write(Resource::Key, &key),
+    }
+}
+
+/// An operation on the catalogue: the right to write its node, and its service where it
+/// names one. Consul would let the latter be enough; this is no less.
+fn permit_catalog_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
+    for kind in ["node", "service", "check", "session"] {
+        let Some(op) = op.object(kind)? else {
+            continue;
+        };
+        let named = |fields: &Fields, key: &str| match fields.raw(key) {
+            Some(Value::String(name)) => name.clone(),
+            _ => String::new(),
+        };
+        // `{"Node": {"Node": ..}}`, `{"Service": {"Node": .., "Service": {..}}}` and
+        // `{"Check": {"Check": {"Node": ..}}}`.
+        let inner = match op.raw(kind) {
+            Some(Value::Object(_)) => op.object(kind)?.unwrap_or_default(),
+            _ => Fields::default(),
+        };
+        let mut node = named(&op, "node");
+        if node.is_empty() {
+            node = named(&inner, "node");
+        }
+        who.need_write(Resource::Node, &node)?;
+        for key in ["service", "servicename"] {
+            let service = named(&inner, key);
+            if !service.is_empty() {
+                who.need_write(Resource::Service, &service)?;
+            }
+        }
+    }
     Ok(())
 }

@@ -129,7 +129,11 @@ fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> b
             rows(value, |row| may(authority, Resource::Session, &row["Node"]))
         }
         E::Txn => rows(&mut value["Results"], |row| {
+            let of_service = |row: &Value| node(&row["Node"]) && service(&row["Service"]);
             may(authority, Resource::Key, &row["KV"]["Key"])
+                || node(&row["Node"]["Node"])
+                || of_service(&row["Service"])
+                || (row["Check"].is_object() && check(&row["Check"]))
         }),
         // Without a name they are shown by their id alone, to who may read all.
         E::Query(query::Endpoint::All) => {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use atoll_net::guard::same_secret;
 use atoll_store::KeyValue;
@@ -75,8 +75,13 @@ pub(crate) struct State {
 
 #[derive(Debug, Default)]
 struct Authorities {
-    known: HashMap<BTreeSet<String>, Arc<Authority>>,
+    /// As long as a token has it.
+    known: HashMap<BTreeSet<String>, Weak<Authority>>,
+    management: Option<Arc<Authority>>,
 }
+
+/// Rights that are remembered before those are forgotten that no token has.
+const KNOWN_LEAST: usize = 64;
 
 /// Counts authorities over all states, so that none ever has the id of another.
 static LAST_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -225,11 +230,16 @@ impl State {
 
     /// What may be done with all rights there are.
     pub(crate) fn management(&self) -> Arc<Authority> {
+        if let Some(known) = &self.authorities().management {
+            return Arc::clone(known);
+        }
         let links = Links {
             policies: vec![GLOBAL_MANAGEMENT.to_owned()],
             ..Links::default()
         };
-        self.authority_of(&[&links])
+        let made = self.authority_of(&[&links]);
+        self.authorities().management = Some(Arc::clone(&made));
+        made
     }
 
     /// What a token may do.
@@ -259,12 +269,13 @@ impl State {
                 .filter(|n| n.datacenter == self.datacenter);
             sources.extend(nodes.map(|node| format!("node {}", node.name)));
         }
-        let mut shared = self
-            .authorities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = shared.known.get(&sources) {
-            return Arc::clone(known);
+        let mut shared = self.authorities();
+        if let Some(known) = shared.known.get(&sources).and_then(Weak::upgrade) {
+            return known;
+        }
+        // As many have gone as there is room: each is looked at once in a while.
+        if shared.known.len() >= KNOWN_LEAST && shared.known.len() == shared.known.capacity() {
+            shared.known.retain(|_, known| known.strong_count() > 0);
         }
         let id = 1 + LAST_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let made = Arc::new(match self.rules_of(&sources) {
@@ -272,8 +283,13 @@ impl State {
             // A policy that nobody can read may have denied anything.
             None => Authority::new(id, false, &[]),
         });
-        shared.known.insert(sources, Arc::clone(&made));
+        shared.known.insert(sources, Arc::downgrade(&made));
         made
+    }
+
+    fn authorities(&self) -> MutexGuard<'_, Authorities> {
+        let shared = self.authorities.lock();
+        shared.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All rules of these sources; of a policy that is gone there are none.

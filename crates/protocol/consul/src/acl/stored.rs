@@ -14,7 +14,7 @@ pub(crate) const MANAGEMENT: &str = "00000000-0000-0000-0000-000000000003";
 pub(crate) const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
 /// A token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Token {
     pub(crate) secret: String,
@@ -31,6 +31,17 @@ pub(crate) struct Token {
     /// The lease that takes it away then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease: Option<u64>,
+}
+
+impl std::fmt::Debug for Token {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("description", &self.description)
+            .field("links", &self.links)
+            .field("roles", &self.roles)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What gives rights, to a token or a role.

@@ -255,6 +255,14 @@ fn of_keys() -> Vec<Step> {
         txn("delete-tree", ""),
         txn("delete-cas", "hidden/key"),
         txn("set", "hidden/key"),
+        put(
+            "txn",
+            json!([{ "Node": { "Verb": "get", "Node": { "Node": "hidden-node" } } }]),
+        ),
+        put(
+            "txn",
+            json!([{ "Check": { "Verb": "delete", "Check": { "Node": "n", "CheckID": "hidden-check" } } }]),
+        ),
         put("session/create", Value::Null),
         put("session/create", json!({ "Node": "hidden-node" })),
         put("session/destroy/{session}", Value::Null),
@@ -801,7 +809,14 @@ async fn a_token_is_taken_from_where_consul_takes_it() {
         200
     );
     assert_eq!(of(path, &[]).await, 403);
-    assert_eq!(of(path, &[("origin", "https://evil.example")]).await, 403);
+    // A web page is kept out, by whatever name it calls the token of everybody.
+    let evil = ("host", "evil.example");
+    for named in ["/v1/status/leader", "/v1/status/leader?token=anonymous"] {
+        assert_eq!(of(named, &[]).await, 200);
+        assert_eq!(of(named, &[evil]).await, 403);
+        assert_eq!(of(named, &[("origin", "https://evil.example")]).await, 403);
+    }
+    assert_eq!(of(path, &[evil, ("x-consul-token", ROOT)]).await, 200);
 }
 
 #[tokio::test(start_paused = true)]
