@@ -35,11 +35,11 @@ use atoll_store::{Op, Order, Span, Store, StoreError, Test, Txn};
 use http::StatusCode;
 use tokio::sync::watch;
 
-pub(crate) use self::caller::Caller;
-use self::caller::Who;
+pub(crate) use self::caller::{Caller, Who};
 pub(crate) use self::endpoints::disabled;
 pub(crate) use self::paths::AclPath;
-pub(crate) use self::rules::Resource;
+pub(crate) use self::rules::{Access, Resource};
+pub(crate) use self::shown::{left_out, sight};
 use self::state::State;
 use crate::wire::Refusal;
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use crate::acl::Resource;
 use crate::checks::{self, Owner};
 use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, DEFINITION};
@@ -25,6 +26,8 @@ const MAINTENANCE: &str = "Maintenance mode is enabled for this service, but no 
 #[derive(Clone)]
 pub(crate) struct Hashed {
     content: String,
+    /// The service's name.
+    name: String,
     plain: Bytes,
     pretty: Bytes,
 }
@@ -37,6 +40,7 @@ impl Hashed {
         service["ContentHash"] = json!(content);
         Self {
             content,
+            name: service["Service"].as_str().unwrap_or_default().to_owned(),
             plain: wire::json(&service, false).into(),
             pretty: wire::json(&service, true).into(),
         }
@@ -152,6 +156,11 @@ impl Front {
         if let Some(Err(gone)) = asked.hold(until_other).await {
             return Err(gone);
         }
+        // An id may have become another service's while it waited.
+        asked
+            .caller
+            .who()?
+            .need_read(Resource::Service, &hashed.name)?;
         let pretty = asked.query.has("pretty");
         let hash = HeaderValue::from_str(&hashed.content).ok();
         let reply = Reply::Written(if pretty { hashed.pretty } else { hashed.plain });

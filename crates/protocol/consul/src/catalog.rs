@@ -9,7 +9,7 @@ use atoll_store::{Op, Span, Txn};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::acl::Resource;
+use crate::acl::{self, Resource};
 use crate::agent::gone;
 use crate::checks::{self, Owner, Parsed};
 use crate::copying::LEASE;
@@ -78,6 +78,7 @@ impl Front {
         // A filter may look at more than names and tags.
         let topic = filter.as_ref().map_or(Topic::Names, |_| Topic::Any);
         let index = self.settled(topic, asked).await;
+        let authority = asked.caller.who()?.authority;
         let rows = async {
             let nodes = self.nodes().await?;
             let catalog = self.registry.current();
@@ -90,7 +91,6 @@ impl Front {
             {
                 services.insert("consul".to_owned(), BTreeSet::new());
             }
-            let authority = asked.caller.who()?.authority;
             for instance in catalog.services.values().flat_map(|list| list.iter()) {
                 let node = self.node_of(&nodes, instance);
                 if !has_meta(node, &asked.query) {
@@ -119,7 +119,8 @@ impl Front {
             let services = services.into_iter().map(|(name, tags)| (name, json!(tags)));
             Ok(Value::Object(services.collect()))
         };
-        let endpoint = "catalog/services".to_owned();
+        let sight = acl::sight(&asked.endpoint, &authority);
+        let endpoint = format!("catalog/services {sight}");
         self.told(endpoint, index, asked, rows).await
     }
 

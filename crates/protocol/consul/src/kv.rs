@@ -13,7 +13,8 @@ use atoll_store::{KeyValue, Op, Order, Range, Span, Test, Txn};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::acl::Resource;
+use crate::acl::authority::Authority;
+use crate::acl::{self, Resource};
 use crate::keys::{DELAYS, KV, KV_MARK, SESSIONS, lock_hint};
 use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, Entry, Session};
@@ -380,17 +381,11 @@ fn held(item: &KeyValue) -> Held {
     }
 }
 
-/// Those of the keys that the caller may read.
-fn visible<'i>(items: &'i [Arc<KeyValue>], asked: &Asked) -> Result<Vec<&'i KeyValue>, Refusal> {
-    let authority = asked.caller.who()?.authority;
+/// Those of the keys that may be read.
+fn visible<'i>(items: &'i [Arc<KeyValue>], authority: &Authority) -> Vec<&'i KeyValue> {
     let all = items.iter().map(|item| &**item);
-    let visible: Vec<_> = all
-        .filter(|item| authority.reads(Resource::Key, &name_of(item)))
-        .collect();
-    if visible.len() < items.len() {
-        asked.caller.note_filtered();
-    }
-    Ok(visible)
+    all.filter(|item| authority.reads(Resource::Key, &name_of(item)))
+        .collect()
 }
 
 fn name_of(item: &KeyValue) -> Cow<'_, str> {
@@ -439,7 +434,12 @@ impl Front {
         };
         let found = self.keys(span, KV_MARK, asked).await?;
         // Before separators: of keys that may not be read, no folder is told either.
-        let items = visible(&found.items, asked)?;
+        let authority = asked.caller.who()?.authority;
+        let items = visible(&found.items, &authority);
+        if items.len() < found.items.len() {
+            asked.caller.note_filtered();
+        }
+        let sight = acl::sight(&asked.endpoint, &authority);
         let index = found.index;
         if query.has("keys") {
             // An empty prefix is always there.
@@ -451,7 +451,7 @@ impl Front {
                 let items: Vec<Held> = items.iter().map(|item| held(item)).collect();
                 Ok(names(&items, key, separator.unwrap_or_default()).into())
             };
-            let endpoint = format!("kv/{key}?keys");
+            let endpoint = format!("{sight} kv/{key}?keys");
             return self.told(endpoint, index, asked, names).await;
         }
         let Some(first) = items.first() else {
@@ -465,7 +465,7 @@ impl Front {
             let shown = items.iter().map(|item| shown(&held(item), 0));
             Ok(shown.collect())
         };
-        let endpoint = format!("kv/{key}?{tree}");
+        let endpoint = format!("{sight} kv/{key}?{tree}");
         self.told(endpoint, index, asked, all).await
     }
 

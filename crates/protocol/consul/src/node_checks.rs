@@ -54,6 +54,17 @@ impl Front {
         Ok(known.map_or_else(Vec::new, |detail| shown(&detail, &self.node)))
     }
 
+    /// Whether a node has a check of this id.
+    pub(crate) async fn has_node_check(&self, node: &str, id: &str) -> Result<bool, Refusal> {
+        // What no node can be called has none.
+        let Ok(node) = self.known_as(node) else {
+            return Ok(false);
+        };
+        let known = self.registry.node(node).await?;
+        let checks = known.iter().flat_map(|known| &known.checks);
+        Ok(checks.into_iter().any(|report| report.check.name == id))
+    }
+
     /// Changes the checks of a node.
     async fn change_node(
         &self,

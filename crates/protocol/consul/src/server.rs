@@ -52,7 +52,7 @@ pub(crate) struct Front {
     token: Option<String>,
     pub(crate) random: Mutex<Random>,
     /// What those are answered who wait for something of the catalogue.
-    pub(crate) shared: Shared<Bytes>,
+    pub(crate) shared: Shared<Told>,
     /// The same of those who wait for another hash.
     pub(crate) hashed: Shared<Hashed>,
     /// What becomes of spans of keys that somebody waits for.
@@ -64,8 +64,6 @@ pub(crate) struct Front {
     pub(crate) catalog_txns: tokio::sync::Mutex<()>,
     /// Who may do what; `None` where ACLs are off.
     pub(crate) acl: Option<Arc<Acl>>,
-    /// What is left of shared answers for those who may not see all of them.
-    pub(crate) shared_shown: Shared<Bytes>,
     /// Whether only this machine can ask.
     loopback: bool,
     locks: [tokio::sync::Mutex<()>; LOCKS],
@@ -73,14 +71,15 @@ pub(crate) struct Front {
 
 /// A request whose common parts are read.
 pub(crate) struct Asked {
+    pub(crate) endpoint: Endpoint,
     pub(crate) method: Method,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) caller: Caller,
     pub(crate) body: Bytes,
     pub(crate) wait: Wait,
-    /// All that the answer depends on beside the endpoint: those who ask the same wait
-    /// for one answer. Whatever a token may see or not has to be a part of it.
+    /// All that the answer depends on beside the endpoint and what the caller may see:
+    /// those who ask the same wait for one answer.
     pub(crate) question: String,
     /// What is left out of the answer, and where in it.
     pub(crate) filter: Option<(Filter, Option<&'static str>)>,
@@ -95,6 +94,14 @@ pub(crate) struct Wait {
     /// The index that the client has; 0 waits for nothing.
     pub(crate) index: u64,
     pub(crate) hold: Duration,
+}
+
+/// An answer that many get at once.
+#[derive(Clone)]
+pub(crate) struct Told {
+    written: Bytes,
+    /// Whether something was left out that they may not see.
+    filtered: bool,
 }
 
 /// An answer with the index that it is of, where there is one.
@@ -156,7 +163,7 @@ impl Front {
             node,
             token: settings.token,
             random: Mutex::new(Random::from_entropy()),
-            shared: Shared::kept(Bytes::len),
+            shared: Shared::kept(|told| told.written.len()),
             hashed: Shared::kept(Hashed::len),
             awaited: Shared::passing(),
             metrics: Metrics::default(),
@@ -164,7 +171,6 @@ impl Front {
             catalog_txns: tokio::sync::Mutex::default(),
             clock,
             acl,
-            shared_shown: Shared::kept(Bytes::len),
             loopback,
             locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         })
@@ -208,16 +214,27 @@ impl Front {
         if asked.wait.index == 0 {
             return Ok(Answer::at(index, Reply::json(make.await?)));
         }
-        // Whatever a token may see or not is a part of what is asked.
-        let authority = asked.caller.who()?.authority.id;
-        let question = format!("{authority} {endpoint}{}", asked.question);
+        // Looked up once: what is made must be for those whom the question names.
+        let authority = asked.caller.who()?.authority;
+        let sight = acl::sight(&asked.endpoint, &authority);
+        let question = format!("{sight} {endpoint}{}", asked.question);
         let make = async {
             let mut value = make.await?;
+            // Before `?filter=`, which would tell of what is left out.
+            if acl::left_out(&asked.endpoint, &authority, &mut value) {
+                asked.caller.note_filtered();
+            }
             asked.filtered(&mut value)?;
-            Ok(json(&value, asked.query.has("pretty")).into())
+            Ok(Told {
+                written: json(&value, asked.query.has("pretty")).into(),
+                filtered: asked.caller.lacks_some(),
+            })
         };
-        let written = self.shared.answer(question, index, make).await?;
-        Ok(Answer::at(index, Reply::Written(written)))
+        let told = self.shared.answer(question, index, make).await?;
+        if told.filtered {
+            asked.caller.note_filtered();
+        }
+        Ok(Answer::at(index, Reply::Written(told.written)))
     }
 
     /// Reads how long a client wants to wait for what.
@@ -427,6 +444,7 @@ async fn handle(
         (Some(_), None) => return Err(Refusal::unsupported("?filter= here")),
     };
     let asked = Asked {
+        endpoint,
         method: head.method,
         question: query.question(),
         query,
@@ -438,17 +456,17 @@ async fn handle(
         stop,
         peer: head.extensions.get().copied(),
     };
-    if let Some(refused) = front.permit(&endpoint, &asked).await? {
+    if let Some(refused) = front.permit(&asked).await? {
         return Ok(Outcome::Answer(refused));
     }
     let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
-    let mut answer = front.dispatch(endpoint.clone(), &asked).await?;
+    let mut answer = front.dispatch(asked.endpoint.clone(), &asked).await?;
     drop(blocking);
     if asked.method == Method::GET {
         // Much may have changed while it waited.
-        front.permit(&endpoint, &asked).await?;
+        front.permit(&asked).await?;
     }
-    front.show(&endpoint, &asked, &mut answer).await?;
+    front.show(&asked, &mut answer)?;
     answer.filtered = asked.caller.filtered();
     // What many wait for is filtered where it is made.
     if let Reply::Json(StatusCode::OK, value) = &mut answer.reply {

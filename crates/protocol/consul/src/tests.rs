@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::acl::Caller;
+use crate::endpoint::Endpoint;
 use crate::kv::{KvOp, Verb};
 use crate::server::{Answer, Asked, Wait};
 use crate::wire::{Fields, Query, Refusal, Reply};
@@ -55,6 +56,7 @@ impl World {
         let index = query.get("index").map_or(0, |index| index.parse().unwrap());
         let wait = query.get("wait").and_then(wire::duration);
         Asked {
+            endpoint: Endpoint::AgentSelf,
             method: Method::GET,
             headers: HeaderMap::new(),
             caller: Caller::new(None, ""),

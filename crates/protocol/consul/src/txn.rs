@@ -14,6 +14,7 @@ use atoll_store::{Op, Order, Test};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::acl::{Access, Resource, Who};
 use crate::catalog::Nodes;
 use crate::keys::NODES;
 use crate::kv::{self, Failures, Held, KvOp};
@@ -111,9 +112,31 @@ enum Target {
     Check { node: String, id: String },
 }
 
+impl Verb {
+    fn sets(self) -> bool {
+        matches!(self, Self::Set | Self::Cas(_))
+    }
+}
+
+/// What `catalog/register` or `catalog/deregister` would be sent to do the same.
+fn body_of(verb: Verb, target: &Target, object: Option<&Value>) -> Value {
+    match (target, object) {
+        (Target::Service { node, .. }, Some(service)) if verb.sets() => {
+            json!({ "Node": node, "SkipNodeUpdate": true, "Service": service })
+        }
+        (Target::Check { node, .. }, Some(check)) if verb.sets() => {
+            json!({ "Node": node, "SkipNodeUpdate": true, "Check": check })
+        }
+        (Target::Node(node), _) => json!({ "Node": node }),
+        (Target::Service { node, id }, _) => json!({ "Node": node, "ServiceID": id }),
+        (Target::Check { node, id }, _) => json!({ "Node": node, "CheckID": id }),
+    }
+}
+
 /// The catalogue as operations are tried on it.
 struct Draft<'f> {
     front: &'f Front,
+    who: &'f Who,
     nodes: Nodes,
     /// Services that the operations themselves register or remove, by node and id.
     services: BTreeMap<(String, String), bool>,
@@ -134,7 +157,9 @@ enum Wrong {
 impl From<Refusal> for Wrong {
     fn from(refusal: Refusal) -> Self {
         match refusal.status {
-            StatusCode::BAD_REQUEST | StatusCode::CONFLICT => Self::Failed(refusal.text),
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::FORBIDDEN => {
+                Self::Failed(refusal.text)
+            }
             _ => Self::Refused(refusal),
         }
     }
@@ -153,7 +178,7 @@ impl Draft<'_> {
         match what {
             What::Node(object) => self.try_node(verb, object),
             What::Service { node, service } => self.try_service(verb, node, service).await,
-            What::Check(object) => self.try_check(verb, object),
+            What::Check(object) => self.try_check(verb, object).await,
         }
     }
 
@@ -165,7 +190,16 @@ impl Draft<'_> {
             .nodes
             .values()
             .find(|node| !id.is_empty() && node.id.eq_ignore_ascii_case(&id));
+        let given = name.clone();
         let name = by_id.map_or(name, |node| node.name.clone());
+        let access = match verb {
+            Verb::Get => Access::Read,
+            _ => Access::Write,
+        };
+        if !self.who.authority.allows(Resource::Node, &name, access) {
+            // Whose id it is is not told.
+            return Err(self.who.lacks(Resource::Node, &given, access).into());
+        }
         if name.is_empty() || name.contains('/') || name.len() > NODE_CHARS_MAX {
             return Err(Wrong::Failed(format!("Invalid node name {name:?}")));
         }
@@ -261,6 +295,16 @@ impl Draft<'_> {
             id = fields.text("service")?;
         }
         let what = format!("service {id:?} on node {node:?}");
+        if verb == Verb::Get {
+            self.may_read(node, self.front.on(node, &id))?;
+        } else {
+            let target = Target::Service {
+                node: node.to_owned(),
+                id: id.clone(),
+            };
+            let body = body_of(verb, &target, Some(service));
+            self.may_change(verb, body).await?;
+        }
         let here = self.has_service(node, &id);
         let known = self.front.on(node, &id);
         let modified = known.as_ref().map(|known| self.front.view.times(known).1);
@@ -307,12 +351,45 @@ impl Draft<'_> {
         }
     }
 
-    fn try_check(&mut self, verb: Verb, object: &Value) -> Result<Target, Wrong> {
+    /// What a client asks of one thing needs the right to read it.
+    fn may_read(&self, node: &str, owner: Option<Arc<Instance>>) -> Result<(), Refusal> {
+        self.who.need_read(Resource::Node, node)?;
+        self.who.need_some(Resource::Service)?;
+        owner.map_or(Ok(()), |owner| {
+            let service = owner.service.as_str();
+            self.who.need_read(Resource::Service, service)
+        })
+    }
+
+    /// A change needs what the catalogue's own endpoints need for the same.
+    async fn may_change(&self, verb: Verb, body: Value) -> Result<(), Refusal> {
+        if self.front.acl.is_none() {
+            return Ok(());
+        }
+        let fields = Fields::of(body, "an operation")?;
+        match verb.sets() {
+            true => self.front.permit_enrol(self.who, &fields).await,
+            false => self.front.permit_strike(self.who, &fields).await,
+        }
+    }
+
+    async fn try_check(&mut self, verb: Verb, object: &Value) -> Result<Target, Wrong> {
         let fields = Fields::of(object.clone(), "Check")?;
         let (node, id) = (fields.text("node")?, fields.text("checkid")?);
         let what = format!("check {id:?} on node {node:?}");
         if id.is_empty() || node.is_empty() {
             return Err(Wrong::Failed("Must provide node and CheckID".to_owned()));
+        }
+        if verb == Verb::Get {
+            let owner = self.front.owner_of_check(&self.nodes, &node, &id);
+            self.may_read(&node, owner)?;
+        } else {
+            let target = Target::Check {
+                node: node.clone(),
+                id: id.clone(),
+            };
+            let body = body_of(verb, &target, Some(object));
+            self.may_change(verb, body).await?;
         }
         let known = self.front.owner_of_check(&self.nodes, &node, &id);
         let modified = known.as_ref().map(|known| self.front.view.times(known).1);
@@ -362,6 +439,7 @@ struct Tried {
 impl Front {
     pub(crate) async fn txn(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let ops = parse(&asked.body)?;
+        let who = asked.caller.who()?;
         let catalog = ops.iter().any(|op| matches!(op, TxnOp::Catalog(..)));
         // Each sees what the one before it did.
         let _alone = match catalog {
@@ -369,7 +447,7 @@ impl Front {
             false => None,
         };
         self.view.caught_up(self.registry.current().revision).await;
-        let (status, both) = match self.tried(&ops).await? {
+        let (status, both) = match self.tried(&ops, &who).await? {
             Ok(tried) => {
                 let results = self.apply(ops, tried).await?;
                 let both = json!({ "Results": results, "Errors": null });
@@ -388,7 +466,7 @@ impl Front {
     }
 
     /// Tries all operations and commits the store's part of them.
-    async fn tried(&self, ops: &[TxnOp]) -> Result<Result<Tried, Failures>, Refusal> {
+    async fn tried(&self, ops: &[TxnOp], who: &Who) -> Result<Result<Tried, Failures>, Refusal> {
         let keys = ops.iter().enumerate().filter_map(|(index, op)| match op {
             TxnOp::Kv(op) => Some((index, op.clone())),
             TxnOp::Catalog(..) => None,
@@ -397,6 +475,7 @@ impl Front {
         for _ in 0..ATTEMPTS_MAX {
             let mut draft = Draft {
                 front: self,
+                who,
                 nodes: self.nodes().await?,
                 services: BTreeMap::new(),
                 checks: BTreeMap::new(),
@@ -484,19 +563,14 @@ impl Front {
         what: What,
         target: Target,
     ) -> Result<Option<Value>, Refusal> {
-        let sets = matches!(verb, Verb::Set | Verb::Cas(_));
+        let sets = verb.sets();
         let gone = matches!(verb, Verb::Delete | Verb::DeleteCas(_));
-        let body = match (&target, what) {
-            (Target::Service { node, .. }, What::Service { service, .. }) if sets => {
-                json!({ "Node": node, "SkipNodeUpdate": true, "Service": service })
-            }
-            (Target::Check { node, .. }, What::Check(check)) if sets => {
-                json!({ "Node": node, "SkipNodeUpdate": true, "Check": check })
-            }
-            (Target::Node(node), _) => json!({ "Node": node }),
-            (Target::Service { node, id }, _) => json!({ "Node": node, "ServiceID": id }),
-            (Target::Check { node, id }, _) => json!({ "Node": node, "CheckID": id }),
+        let object = match &what {
+            What::Node(_) => None,
+            What::Service { service, .. } => Some(service),
+            What::Check(check) => Some(check),
         };
+        let body = body_of(verb, &target, object);
         let fields = Fields::of(body, "an operation")?;
         match target {
             // The record of a node is in the store already.

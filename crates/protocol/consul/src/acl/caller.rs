@@ -58,10 +58,15 @@ impl Caller {
         self.filtered.store(true, Ordering::Relaxed);
     }
 
+    /// Whether something was left out.
+    pub(crate) fn lacks_some(&self) -> bool {
+        self.filtered.load(Ordering::Relaxed)
+    }
+
     /// Whether to tell that something was left out. Who sends no token is not told, as
     /// in Consul: it would say that there is something.
     pub(crate) fn filtered(&self) -> bool {
-        !self.secret.is_empty() && self.filtered.load(Ordering::Relaxed)
+        !self.secret.is_empty() && self.lacks_some()
     }
 }
 

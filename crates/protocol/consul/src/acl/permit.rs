@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::AclPath;
 use super::caller::Who;
 use super::rules::{Access, Resource};
+use crate::agent::unknown_check;
 use crate::endpoint::Endpoint;
 use crate::keys::{NODES, SESSIONS};
 use crate::server::{Answer, Asked, Front};
@@ -22,18 +23,14 @@ use crate::{config, coordinates, events, machine, operator, query, ui};
 impl Front {
     /// Refuses what the caller may not do; gives the answer where a refusal has a shape
     /// of its own.
-    pub(crate) async fn permit(
-        &self,
-        endpoint: &Endpoint,
-        asked: &Asked,
-    ) -> Result<Option<Answer>, Refusal> {
+    pub(crate) async fn permit(&self, asked: &Asked) -> Result<Option<Answer>, Refusal> {
         use Endpoint as E;
         if self.acl.is_none() {
             return Ok(None);
         }
         let who = asked.caller.who()?;
         let node = &self.node.name[..];
-        match endpoint {
+        match &asked.endpoint {
             E::AgentSelf => who.need_read(Resource::Agent, node)?,
             E::AgentService(id) | E::AgentHealthById(id) => self.permit_instance_read(&who, id)?,
             E::AgentHealthByName(name) => who.need_read(Resource::Service, name)?,
@@ -42,23 +39,25 @@ impl Front {
                 self.permit_registration(&who, node, &fields).await?;
             }
             E::AgentMaintenance => who.need_write(Resource::Node, node)?,
-            // Whoever migrates brings all that another Consul has.
-            E::Copies => who.need_write(Resource::Operator, "")?,
+            E::Copies => self.permit_copies(&who, asked).await?,
             E::AgentServiceDeregister(id) | E::AgentServiceMaintenance(id) => {
                 who.need_some(Resource::Service)?;
                 need_writes(&who, self.local_instance(id))?;
             }
-            E::AgentCheckRegister => self.permit_check_register(&who, asked)?,
+            E::AgentCheckRegister => self.permit_check_register(&who, asked).await?,
             E::AgentCheckDeregister(id)
             | E::AgentCheckPass(id)
             | E::AgentCheckWarn(id)
             | E::AgentCheckFail(id)
-            | E::AgentCheckUpdate(id) => {
-                who.need_some(Resource::Service)?;
-                need_writes(&who, self.owner_of(id))?;
+            | E::AgentCheckUpdate(id) => self.permit_check(&who, id).await?,
+            E::CatalogRegister => {
+                let fields = Fields::of_body(&asked.body)?;
+                self.permit_enrol(&who, &fields).await?;
             }
-            E::CatalogRegister => self.permit_catalog_register(&who, asked).await?,
-            E::CatalogDeregister => self.permit_catalog_deregister(&who, asked).await?,
+            E::CatalogDeregister => {
+                let fields = Fields::of_body(&asked.body)?;
+                self.permit_strike(&who, &fields).await?;
+            }
             E::Kv(key) => permit_key(&who, key, asked)?,
             E::Txn => return permit_txn(&who, &asked.body),
             E::SessionCreate => {
@@ -182,7 +181,23 @@ impl Front {
         need_writes(who, self.instances_on(node, &id))
     }
 
-    fn permit_check_register(&self, who: &Who, asked: &Asked) -> Result<(), Refusal> {
+    /// The right to say how a check stands, or to remove it: it is a service's, or our
+    /// node's. Who may see neither is refused alike, whether there is one or not.
+    async fn permit_check(&self, who: &Who, id: &str) -> Result<(), Refusal> {
+        let node = &self.node.name[..];
+        let owner = self.owner_of(id);
+        let of_node = owner.is_none() && self.has_node_check(node, id).await?;
+        if of_node && who.authority.reads(Resource::Node, node) {
+            return who.need_write(Resource::Node, node);
+        }
+        who.need_some(Resource::Service)?;
+        match of_node {
+            true => Err(unknown_check(id)),
+            false => need_writes(who, owner),
+        }
+    }
+
+    async fn permit_check_register(&self, who: &Who, asked: &Asked) -> Result<(), Refusal> {
         let fields = Fields::of_body(&asked.body)?;
         let owner = fields.text("serviceid")?;
         if owner.is_empty() {
@@ -193,7 +208,36 @@ impl Front {
         need_writes(who, self.local_instance(&owner))?;
         // And those whose place it would take, by whichever of these it is called.
         for key in ["checkid", "id", "name"] {
-            need_writes(who, self.owner_of(&fields.text(key)?))?;
+            let id = fields.text(key)?;
+            need_writes(who, self.owner_of(&id))?;
+            if self.has_node_check(&self.node.name, &id).await? {
+                who.need_write(Resource::Node, &self.node.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A migration brings all that another Consul has: who operates this one may do it,
+    /// and who could register and deregister each of the entries.
+    async fn permit_copies(&self, who: &Who, asked: &Asked) -> Result<(), Refusal> {
+        if who.authority.allows(Resource::Operator, "", Access::Write) {
+            return Ok(());
+        }
+        who.need_some(Resource::Service)?;
+        let fields = Fields::of_body(&asked.body)?;
+        let entries = fields.objects("entries")?;
+        if entries.is_empty() {
+            return Err(who.lacks(Resource::Operator, "", Access::Write));
+        }
+        for entry in &entries {
+            if entry.text("action")? == "Register" {
+                let body = entry.object("body")?.unwrap_or_default();
+                who.need_write(Resource::Node, &body.text("node")?)?;
+                self.permit_enrol(who, &body).await?;
+            } else {
+                who.need_write(Resource::Node, &entry.text("node")?)?;
+                who.need_write(Resource::Service, &entry.text("service")?)?;
+            }
         }
         Ok(())
     }
@@ -221,10 +265,9 @@ impl Front {
         of == node || (of.is_empty() && node == self.node.name)
     }
 
-    /// As Consul's `vetRegisterWithACL`: a service may come with what is known of its
-    /// node.
-    async fn permit_catalog_register(&self, who: &Who, asked: &Asked) -> Result<(), Refusal> {
-        let fields = Fields::of_body(&asked.body)?;
+    /// What `catalog/register` needs, as Consul's `vetRegisterWithACL`: a service may come
+    /// with what is known of its node.
+    pub(crate) async fn permit_enrol(&self, who: &Who, fields: &Fields) -> Result<(), Refusal> {
         let name = fields.text("node")?;
         let service = fields.object("service")?;
         let mut checks = fields.objects("checks")?;
@@ -232,7 +275,7 @@ impl Front {
         if !who.authority.allows(Resource::Node, &name, Access::Write) {
             who.need_some(Resource::Service)?;
             let nothing_else = service.is_none() && checks.is_empty();
-            if nothing_else || self.changes_node(&name, &fields).await? {
+            if nothing_else || self.changes_node(&name, fields).await? {
                 return Err(who.lacks(Resource::Node, &name, Access::Write));
             }
         }
@@ -264,9 +307,9 @@ impl Front {
         Ok(!fields.flag("skipnodeupdate")? && was != crate::catalog::node_of_body(fields)?)
     }
 
-    /// As Consul's `vetDeregisterWithACL`: who may write the node may take away all.
-    async fn permit_catalog_deregister(&self, who: &Who, asked: &Asked) -> Result<(), Refusal> {
-        let fields = Fields::of_body(&asked.body)?;
+    /// What `catalog/deregister` needs, as Consul's `vetDeregisterWithACL`: who may write
+    /// the node may take away all.
+    pub(crate) async fn permit_strike(&self, who: &Who, fields: &Fields) -> Result<(), Refusal> {
         let name = fields.text("node")?;
         if who.authority.allows(Resource::Node, &name, Access::Write) {
             return Ok(());
@@ -276,6 +319,8 @@ impl Front {
         let (service, check) = (fields.text("serviceid")?, fields.text("checkid")?);
         let owners = match (&service[..], &check[..]) {
             ("", "") => Vec::new(),
+            // A check of the node goes with those of services of the same id.
+            ("", check) if self.has_node_check(&name, check).await? => Vec::new(),
             ("", check) => self.owners_on(&name, check),
             (service, _) => self.instances_on(&name, service),
         };
@@ -350,14 +395,18 @@ fn permit_key(who: &Who, key: &str, asked: &Asked) -> Result<(), Refusal> {
     who.need_write(Resource::Key, key)
 }
 
-/// Asks for each operation; a refusal is that of the operation, as Consul has it.
+/// Asks for each operation on a key; a refusal is that of the operation, as Consul has it.
+/// What the catalogue's need is asked for when it is known what they are about (`txn.rs`).
 fn permit_txn(who: &Who, body: &[u8]) -> Result<Option<Answer>, Refusal> {
     // What cannot be read is refused for that, and runs nothing.
     let ops: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
     let mut errors = Vec::new();
     for (index, op) in ops.into_iter().enumerate() {
         let fields = Fields::of_body(op.to_string().as_bytes())?;
-        if let Err(refusal) = permit_op(who, &fields) {
+        let Some(kv) = fields.object("kv")? else {
+            continue;
+        };
+        if let Err(refusal) = permit_key_op(who, &kv) {
             errors.push(json!({ "OpIndex": index, "What": refusal.text }));
         }
     }
@@ -366,13 +415,6 @@ fn permit_txn(who: &Who, body: &[u8]) -> Result<Option<Answer>, Refusal> {
     }
     let both = json!({ "Results": null, "Errors": errors });
     Ok(Some(Reply::Json(StatusCode::CONFLICT, both).into()))
-}
-
-fn permit_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
-    if let Some(kv) = op.object("kv")? {
-        permit_key_op(who, &kv)?;
-    }
-    permit_catalog_op(who, op)
 }
 
 fn permit_key_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
@@ -391,36 +433,4 @@ fn permit_key_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
         },
         _ => who.need_write(Resource::Key, &key),
     }
-}
-
-/// An operation on the catalogue: the right to write its node, and its service where it
-/// names one. Consul would let the latter be enough; this is no less.
-fn permit_catalog_op(who: &Who, op: &Fields) -> Result<(), Refusal> {
-    for kind in ["node", "service", "check", "session"] {
-        let Some(op) = op.object(kind)? else {
-            continue;
-        };
-        let named = |fields: &Fields, key: &str| match fields.raw(key) {
-            Some(Value::String(name)) => name.clone(),
-            _ => String::new(),
-        };
-        // `{"Node": {"Node": ..}}`, `{"Service": {"Node": .., "Service": {..}}}` and
-        // `{"Check": {"Check": {"Node": ..}}}`.
-        let inner = match op.raw(kind) {
-            Some(Value::Object(_)) => op.object(kind)?.unwrap_or_default(),
-            _ => Fields::default(),
-        };
-        let mut node = named(&op, "node");
-        if node.is_empty() {
-            node = named(&inner, "node");
-        }
-        who.need_write(Resource::Node, &node)?;
-        for key in ["service", "servicename"] {
-            let service = named(&inner, key);
-            if !service.is_empty() {
-                who.need_write(Resource::Service, &service)?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -16,54 +16,41 @@ use crate::wire::{Refusal, Reply};
 use crate::{config, coordinates, events, query};
 
 impl Front {
-    /// Leaves out of `answer` what the caller may not see by now.
-    pub(crate) async fn show(
-        &self,
-        endpoint: &Endpoint,
-        asked: &Asked,
-        answer: &mut Answer,
-    ) -> Result<(), Refusal> {
-        let authority = asked.caller.who()?.authority;
-        if self.acl.is_none() || sees_all(endpoint, &authority) {
+    /// Leaves out of `answer` what the caller may not see by now. Of those that were made
+    /// for many (`Front::told`), it was left out where they were made.
+    pub(crate) fn show(&self, asked: &Asked, answer: &mut Answer) -> Result<(), Refusal> {
+        if self.acl.is_none() {
             return Ok(());
         }
-        if let (Endpoint::Query(below), Reply::Json(StatusCode::OK, value)) =
-            (endpoint, &mut answer.reply)
-        {
-            may_know_query(&authority, below, value)?;
-        }
-        let whole = match &mut answer.reply {
+        let authority = asked.caller.who()?.authority;
+        match &mut answer.reply {
             Reply::Json(StatusCode::OK, value) => {
-                if leave_out(endpoint, &authority, value) {
+                if let Endpoint::Query(below) = &asked.endpoint {
+                    may_know_query(&authority, below, value)?;
+                }
+                if left_out(&asked.endpoint, &authority, value) {
                     asked.caller.note_filtered();
                 }
-                return Ok(());
             }
-            Reply::Written(whole) => whole,
-            // A key, which was asked for by its name; what has no rows; refusals.
-            Reply::Json(..) | Reply::Nothing | Reply::Absent | Reply::Text(..) | Reply::Raw(_) => {
-                return Ok(());
-            }
-        };
-        // Made for many: those who may see the same of it share one answer again. Nobody
-        // else has these bytes at this place while we hold them.
-        let at = whole.as_ptr() as usize;
-        let question = format!("{endpoint:?} {} {at} {}", authority.id, whole.len());
-        let bytes = whole.clone();
-        let make = async {
-            let mut value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let filtered = leave_out(endpoint, &authority, &mut value);
-            let mut written = vec![u8::from(filtered)];
-            written.extend(value.to_string().into_bytes());
-            Ok(written.into())
-        };
-        let index = answer.index.unwrap_or(0);
-        let mut written = self.shared_shown.answer(question, index, make).await?;
-        if written.split_to(1)[..] == [1] {
-            asked.caller.note_filtered();
+            // Besides, a key or a service, which was asked for by its name; what has no
+            // rows; refusals.
+            Reply::Written(_)
+            | Reply::Json(..)
+            | Reply::Nothing
+            | Reply::Absent
+            | Reply::Text(..)
+            | Reply::Raw(_) => {}
         }
-        *whole = written;
         Ok(())
+    }
+}
+
+/// By whom one answer may be shared: those of one authority, and all who may see
+/// everything of it, who are most where each service has a token of its own.
+pub(crate) fn sight(endpoint: &Endpoint, authority: &Authority) -> u64 {
+    match sees_all(endpoint, authority) {
+        true => 0,
+        false => authority.id,
     }
 }
 
@@ -71,14 +58,27 @@ impl Front {
 fn sees_all(endpoint: &Endpoint, authority: &Authority) -> bool {
     use Endpoint as E;
     match endpoint {
-        E::HealthService(_) => {
+        E::CatalogNodes
+        | E::CatalogServices
+        | E::CatalogService(_)
+        | E::CatalogNode(_)
+        | E::CatalogNodeServices(_)
+        | E::HealthService(_)
+        | E::HealthChecks(_)
+        | E::HealthNode(_)
+        | E::HealthState(_) => {
             authority.reads_all(Resource::Node) && authority.reads_all(Resource::Service)
         }
+        E::Kv(_) => authority.reads_all(Resource::Key),
         _ => false,
     }
 }
 
 /// Leaves out what may not be read; tells whether there was any.
+pub(crate) fn left_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> bool {
+    !sees_all(endpoint, authority) && leave_out(endpoint, authority, value)
+}
+
 fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> bool {
     use Endpoint as E;
     let node = |name: &Value| may(authority, Resource::Node, name);
@@ -129,11 +129,11 @@ fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> b
             rows(value, |row| may(authority, Resource::Session, &row["Node"]))
         }
         E::Txn => rows(&mut value["Results"], |row| {
-            let of_service = |row: &Value| node(&row["Node"]) && service(&row["Service"]);
+            // As Consul's `filterTxnResults`: of a service, its node does not count.
             may(authority, Resource::Key, &row["KV"]["Key"])
                 || node(&row["Node"]["Node"])
-                || of_service(&row["Service"])
-                || (row["Check"].is_object() && check(&row["Check"]))
+                || service(&row["Service"]["Service"])
+                || service(&row["Check"]["ServiceName"])
         }),
         // Without a name they are shown by their id alone, to who may read all.
         E::Query(query::Endpoint::All) => {

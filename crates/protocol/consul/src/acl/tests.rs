@@ -107,8 +107,11 @@ impl World {
             "Check": { "CheckID": "hidden-check", "TTL": "10m", "Status": "passing" },
         });
         self.put(ROOT, "/v1/agent/service/register", &service).await;
+        let check = json!({ "Name": "hidden-own", "TTL": "10m", "Status": "passing" });
+        self.put(ROOT, "/v1/agent/check/register", &check).await;
         let node = json!({
             "Node": "hidden-node", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" },
+            "ID": "hidden-uuid", "Check": { "CheckID": "hidden-far-check", "Status": "warning" },
             "Service": { "Service": "hidden-far", "ID": "hidden-far", "Port": 2 },
         });
         self.put(ROOT, "/v1/catalog/register", &node).await;
@@ -187,7 +190,10 @@ fn of_the_agent() -> Vec<Step> {
         put("agent/check/pass/hidden-check", Value::Null),
         put("agent/check/warn/hidden-check", Value::Null),
         put("agent/check/fail/hidden-check", Value::Null),
-        put("agent/check/update/hidden-check", critical),
+        put("agent/check/update/hidden-check", critical.clone()),
+        put("agent/check/deregister/hidden-own", Value::Null),
+        put("agent/check/pass/hidden-own", Value::Null),
+        put("agent/check/update/hidden-own", critical),
         get("status/leader"),
         get("status/peers"),
         get("snapshot"),
@@ -222,6 +228,11 @@ fn of_the_catalogue() -> Vec<Step> {
             gone("ServiceID", "hidden-far", "hidden-node"),
         ),
         put("catalog/deregister", gone("CheckID", "hidden-check", "n")),
+        put("catalog/deregister", gone("CheckID", "hidden-own", "n")),
+        put(
+            "catalog/deregister",
+            gone("CheckID", "hidden-far-check", "hidden-node"),
+        ),
         get("health/service/hidden-svc"),
         get("health/service/hidden-svc?passing&pretty"),
         get("health/checks/hidden-svc"),
@@ -234,6 +245,20 @@ fn of_keys() -> Vec<Step> {
     let txn = |verb: &str, key: &str| {
         let op = json!({ "KV": { "Verb": verb, "Key": key, "Value": "YQ==" } });
         put("txn", json!([op]))
+    };
+    let node =
+        |verb: &str, node: Value| put("txn", json!([{ "Node": { "Verb": verb, "Node": node } }]));
+    let service = |verb: &str, id: &str| {
+        let service = json!({ "ID": id, "Service": "hidden-svc", "Port": 9 });
+        let op = json!({ "Verb": verb, "Node": "n", "Service": service });
+        put("txn", json!([{ "Service": op }]))
+    };
+    let check = |verb: &str, id: &str| {
+        let check = json!({ "Node": "n", "CheckID": id, "ServiceID": "hidden-id" });
+        put(
+            "txn",
+            json!([{ "Check": { "Verb": verb, "Check": check } }]),
+        )
     };
     vec![
         get("kv/hidden/key"),
@@ -255,14 +280,25 @@ fn of_keys() -> Vec<Step> {
         txn("delete-tree", ""),
         txn("delete-cas", "hidden/key"),
         txn("set", "hidden/key"),
-        put(
-            "txn",
-            json!([{ "Node": { "Verb": "get", "Node": { "Node": "hidden-node" } } }]),
+        node("get", json!({ "Node": "hidden-node" })),
+        node("get", json!({ "ID": "hidden-uuid", "Node": "other" })),
+        node("delete", json!({ "Node": "hidden-node" })),
+        node(
+            "delete-cas",
+            json!({ "Node": "hidden-node", "ModifyIndex": 3 }),
         ),
-        put(
-            "txn",
-            json!([{ "Check": { "Verb": "delete", "Check": { "Node": "n", "CheckID": "hidden-check" } } }]),
+        node(
+            "set",
+            json!({ "Node": "hidden-node", "Address": "10.9.9.9" }),
         ),
+        service("get", "hidden-id"),
+        service("set", "hidden-id"),
+        service("delete", "hidden-id"),
+        service("delete-cas", "hidden-id"),
+        check("get", "hidden-check"),
+        check("set", "hidden-check"),
+        check("delete", "hidden-check"),
+        check("delete", "hidden-own"),
         put("session/create", Value::Null),
         put("session/create", json!({ "Node": "hidden-node" })),
         put("session/destroy/{session}", Value::Null),
@@ -604,7 +640,7 @@ async fn keys_sessions_and_nodes_are_left_out_or_refused_one_by_one() {
     );
     // A service comes with its node, which is as it was; anything else of it needs more.
     let mut far = json!({
-        "Node": "hidden-node", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" },
+        "Node": "hidden-node", "ID": "hidden-uuid", "Address": "10.9.9.9", "NodeMeta": { "hidden": "meta" },
         "Service": { "Service": "web", "ID": "web-far", "Port": 4 },
     });
     world.put(&token, "/v1/catalog/register", &far).await;
@@ -698,6 +734,285 @@ async fn of_those_who_wait_for_one_service_each_gets_what_they_may_see() {
             .contains_key("x-consul-results-filtered-by-acls");
         assert_eq!(told, at % 4 != 0);
     }
+}
+
+/// Whatever it is that many wait for: who is woken is told what he would be told if he
+/// asked anew, and whether something was left out of it.
+#[tokio::test]
+async fn who_is_woken_is_told_what_he_would_be_told_at_once() {
+    let world = front(false, Some(ROOT), None).await;
+    let register = async |node: &str, tag: &str| {
+        let body = json!({
+            "Node": node, "Address": "10.0.0.1", "NodeMeta": { "tag": tag },
+            "Service": { "Service": "web", "ID": node, "Port": 1, "Tags": [tag] },
+        });
+        world.put(ROOT, "/v1/catalog/register", &body).await;
+    };
+    for name in ["a", "b"] {
+        register(name, "first").await;
+        let other = json!({ "Name": format!("svc-{name}"), "Port": 1 });
+        world.put(ROOT, "/v1/agent/service/register", &other).await;
+        let key = format!("/v1/kv/{name}/key");
+        world.put(ROOT, &key, &json!("first")).await;
+    }
+    let only = |name: &str| {
+        format!(
+            r#"service "web" {{ policy = "read" }} service "svc-{name}" {{ policy = "read" }}
+               node "{name}" {{ policy = "read" }} key_prefix "{name}/" {{ policy = "read" }}"#
+        )
+    };
+    // Another policy each, by which everything may be seen all the same.
+    let all = |word: &str| {
+        format!(
+            r#"service_prefix "" {{ policy = "{word}" }} node_prefix "" {{ policy = "{word}" }}
+               key_prefix "" {{ policy = "{word}" }}"#
+        )
+    };
+    let tokens = [
+        ROOT.to_owned(),
+        world.token(&only("a")).await,
+        world.token(&all("read")).await,
+        world.token(&only("b")).await,
+        world.token("").await,
+        world.token(&all("write")).await,
+    ];
+    for (at, path) in [
+        "catalog/nodes?",
+        "catalog/services?",
+        "catalog/services?filter=Node==b",
+        "catalog/service/web?",
+        "catalog/service/web?filter=Node==b&pretty",
+        "catalog/node/a?",
+        "catalog/node-services/a?filter=Service==web",
+        "health/service/web?",
+        "health/service/web?filter=Node.Node==b",
+        "health/checks/web?",
+        "health/node/a?",
+        "health/state/any?",
+        "kv/?keys",
+        "kv/?keys&separator=/",
+        "kv/?recurse",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let now = format!("/v1/{path}");
+        let first = world.ask(ROOT, "GET", &now, &Value::Null).await;
+        let index = first.headers["x-consul-index"].to_str().unwrap();
+        let later = format!("{now}&index={index}&wait=60s");
+        let waiting = (0..60).map(|at| world.ask(&tokens[at % 6], "GET", &later, &Value::Null));
+        let (woken, ()) = tokio::join!(futures_util::future::join_all(waiting), async {
+            if path.starts_with("kv") {
+                let value = json!(format!("v{at}"));
+                world.put(ROOT, "/v1/kv/b/key", &value).await;
+            } else {
+                register("b", &format!("t{at}")).await;
+            }
+        });
+        for (at, woken) in woken.iter().enumerate() {
+            let anew = world.ask(&tokens[at % 6], "GET", &now, &Value::Null).await;
+            assert_eq!(text(woken), text(&anew), "{path} {}", at % 6);
+            let said = |response: &Response| {
+                let headers = &response.headers;
+                headers.contains_key("x-consul-results-filtered-by-acls")
+            };
+            assert_eq!(said(woken), said(&anew), "{path} {}", at % 6);
+            if at % 6 == 1 {
+                assert!(!text(woken).contains("svc-b") && !text(woken).contains("b/key"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_a_node_is_changed_by_who_may_write_the_node_alone() {
+    let world = front(false, Some(ROOT), None).await;
+    world.seed().await;
+    let all = r#"service_prefix "" { policy = "write" }"#;
+    let blind = world.token(all).await;
+    let reader = format!(r#"{all} node_prefix "" {{ policy = "read" }}"#);
+    let reader = world.token(&reader).await;
+    let writer = world.token(r#"node "n" { policy = "write" }"#).await;
+    let own = json!({ "Node": "n", "CheckID": "hidden-own" });
+    let none = Value::Null;
+    // A check of his own service of the same id does not help.
+    let body = json!({
+        "Name": "web", "ID": "web", "Port": 1,
+        "Check": { "CheckID": "hidden-far-check", "TTL": "1m" },
+    });
+    let far = json!({
+        "Node": "hidden-node", "SkipNodeUpdate": true,
+        "Service": { "Service": "web", "ID": "web-far", "Port": 1 },
+        "Check": { "CheckID": "hidden-far-check", "ServiceID": "web-far" },
+    });
+    for token in [&blind, &reader] {
+        world.put(token, "/v1/agent/service/register", &body).await;
+        world.put(token, "/v1/catalog/register", &far).await;
+        let shadow = json!({ "Name": "hidden-own", "ServiceID": "web", "TTL": "1m" });
+        let of_node = json!({ "Name": "mine", "TTL": "1m" });
+        let told = json!({ "Node": "n", "Address": "127.0.0.1", "Check": { "CheckID": "x" } });
+        let elsewhere = json!({ "Node": "hidden-node", "CheckID": "hidden-far-check" });
+        for (path, body) in [
+            ("agent/check/register", &shadow),
+            ("agent/check/register", &of_node),
+            ("agent/maintenance?enable=true", &none),
+            ("catalog/register", &told),
+            ("catalog/deregister", &own),
+            ("catalog/deregister", &elsewhere),
+        ] {
+            let path = format!("/v1/{path}");
+            world.refused(token, "PUT", &path, body, 403).await;
+        }
+        for delete in [&own, &elsewhere] {
+            let op = json!([{ "Check": { "Verb": "delete", "Check": delete } }]);
+            let told = world.refused(token, "PUT", "/v1/txn", &op, 409).await;
+            assert!(told.contains("lacks permission 'node:write'"), "{told}");
+        }
+        // Who may not see it is not told that there is one.
+        let status = if token == &blind { 404 } else { 403 };
+        for path in ["pass", "fail", "deregister"] {
+            let path = format!("/v1/agent/check/{path}/hidden-own");
+            world.refused(token, "PUT", &path, &none, status).await;
+        }
+    }
+    let checks = world.get(&writer, "/v1/agent/checks").await;
+    assert_eq!(checks["hidden-own"]["Status"], "passing");
+    assert_eq!(checks.as_object().unwrap().len(), 1, "{checks}");
+    let far = world.get(ROOT, "/v1/health/node/hidden-node").await;
+    let far = far.as_array().unwrap().iter();
+    let of_node = |check: &&Value| check["CheckID"] == "hidden-far-check";
+    assert_eq!(
+        far.filter(of_node).count(),
+        2,
+        "the node's and the service's"
+    );
+    for path in [
+        "agent/check/fail/hidden-own",
+        "agent/maintenance?enable=true",
+        "agent/check/deregister/hidden-own",
+        "agent/maintenance?enable=false",
+    ] {
+        let path = format!("/v1/{path}");
+        let done = world.ask(&writer, "PUT", &path, &none).await;
+        assert_eq!(done.status, 200, "{path}: {}", text(&done));
+    }
+}
+
+#[tokio::test]
+async fn an_operation_on_the_catalogue_needs_what_its_endpoint_needs() {
+    let world = front(false, Some(ROOT), None).await;
+    world.seed().await;
+    let rules = r#"service "web" { policy = "write" } node "n" { policy = "read" } node "mine" { policy = "write" }"#;
+    let token = world.token(rules).await;
+    let service = |verb: &str, id: &str, name: &str| {
+        let service = json!({ "ID": id, "Service": name, "Port": 5 });
+        json!({ "Service": { "Verb": verb, "Node": "n", "Service": service } })
+    };
+    let check = |verb: &str, id: &str, of: &str| {
+        let check = json!({ "Node": "n", "CheckID": id, "ServiceID": of, "Status": "passing" });
+        json!({ "Check": { "Verb": verb, "Check": check } })
+    };
+    let node = |verb: &str, node: Value| json!({ "Node": { "Verb": verb, "Node": node } });
+    let mine = json!({ "Node": "mine", "Address": "10.0.0.1" });
+    let done = json!([
+        node("set", mine.clone()),
+        service("set", "w", "web"),
+        check("set", "c", "w"),
+        service("get", "w", "web"),
+        check("get", "c", "w"),
+        node("get", json!({ "Node": "n" })),
+    ]);
+    let told = world.put(&token, "/v1/txn", &done).await;
+    let results = told["Results"].as_array().unwrap();
+    assert_eq!(results.len(), 6, "{told}");
+    for (op, lacks) in [
+        (service("set", "x", "other"), "service:write"),
+        // It would take that one's place.
+        (service("set", "hidden-id", "web"), "service:write"),
+        (service("get", "hidden-id", "web"), "service:read"),
+        (service("delete", "hidden-id", "web"), "service:write"),
+        (check("set", "c", "hidden-id"), "service:write"),
+        (check("get", "hidden-check", ""), "service:read"),
+        (check("delete", "hidden-check", ""), "service:write"),
+        (
+            node("set", json!({ "Node": "n", "Address": "x" })),
+            "node:write",
+        ),
+        (
+            node("delete", json!({ "Node": "hidden-node" })),
+            "node:write",
+        ),
+        (node("get", json!({ "Node": "hidden-node" })), "node:read"),
+        (
+            node("delete", json!({ "ID": "hidden-uuid", "Node": "mine" })),
+            "node:write",
+        ),
+    ] {
+        // What comes before it is not done either.
+        let ops = json!([service("delete", "w", "web"), op]);
+        let told = world.refused(&token, "PUT", "/v1/txn", &ops, 409).await;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["Errors"].as_array().unwrap().len(), 1, "{told}");
+        assert_eq!(told["Errors"][0]["OpIndex"], 1);
+        let what = told["Errors"][0]["What"].as_str().unwrap();
+        assert!(
+            what.contains(&format!("permission '{lacks}'")),
+            "{op}: {what}"
+        );
+        assert!(!what.contains("hidden-uuid"), "{what}");
+    }
+    assert_eq!(world.get(&token, "/v1/agent/service/w").await["ID"], "w");
+    let undone = json!([
+        check("delete", "c", "w"),
+        service("delete", "w", "web"),
+        node("delete", mine)
+    ]);
+    world.put(&token, "/v1/txn", &undone).await;
+}
+
+#[tokio::test]
+async fn a_migration_needs_the_operators_right_or_that_to_each_of_its_entries() {
+    let world = front(false, Some(ROOT), None).await;
+    let operator = world.token(r#"operator = "write""#).await;
+    let rules = r#"service "web" { policy = "write" } node "far" { policy = "write" }"#;
+    let token = world.token(rules).await;
+    let register = |node: &str, service: &str| {
+        let service = json!({ "ID": "1", "Service": service, "Port": 1, "Address": "10.0.0.2" });
+        let body = json!({ "Node": node, "Address": "10.0.0.1", "Service": service });
+        json!({ "Action": "Register", "Body": body })
+    };
+    let other = |action: &str, node: &str, service: &str| {
+        let mut entry = json!({ "Action": action, "Node": node, "Service": service, "ID": "1" });
+        // Which is nothing that it would look at.
+        entry["Body"] = register("far", "web")["Body"].clone();
+        entry
+    };
+    let path = "/v1/atoll/copies";
+    let of = |entries: Value| json!({ "CopiedFrom": "x", "Entries": entries });
+    let put = async |token: &str, entry: Value| {
+        let told = world.put(token, path, &of(json!([entry]))).await;
+        assert_eq!(told["Results"][0]["Status"], 200, "{told}");
+    };
+    put(&operator, register("far2", "db")).await;
+    put(&operator, other("Renew", "far2", "db")).await;
+    put(&token, register("far", "web")).await;
+    put(&token, other("Renew", "far", "web")).await;
+    for entry in [
+        register("far", "db"),
+        register("far2", "web"),
+        other("Renew", "far2", "db"),
+        other("Deregister", "far2", "db"),
+        other("Deregister", "far", "db"),
+    ] {
+        let entries = of(json!([entry]));
+        world.refused(&token, "PUT", path, &entries, 403).await;
+    }
+    world
+        .refused(&token, "PUT", path, &of(json!([])), 403)
+        .await;
+    put(&token, other("Deregister", "far", "web")).await;
+    let left = world.get(ROOT, "/v1/catalog/services").await;
+    assert_eq!(left, json!({ "consul": [], "db": [] }));
 }
 
 #[tokio::test]
@@ -844,6 +1159,7 @@ async fn a_token_that_has_expired_is_unknown_and_goes_by_itself() {
         query: Default::default(),
         headers: Default::default(),
         peer: None,
+        endpoint: Endpoint::Txn,
         question: String::new(),
         filter: None,
         caller: Caller::new(None, ""),
