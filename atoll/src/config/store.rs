@@ -71,6 +71,8 @@ pub(crate) fn store(cx: &Context<'_>, node: &Node) -> Option<Store> {
         prefix: prefix?,
         tls: found_tls?,
         login: login?,
+        // What the registry keeps it has in memory as it is.
+        mirrored: vec![atoll_consul::KEYS.to_owned()],
     }))
 }
 

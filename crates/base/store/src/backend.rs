@@ -45,7 +45,9 @@ pub trait Backend: Send + Sync + 'static {
 pub enum Standing {
     /// It answers.
     Ready,
-    /// It does not: writes fail, and what was read of it may be out of date.
+    /// It does not: writes fail, leases cannot be kept alive, and what is or was read of
+    /// it may be out of date. Whether leases end meanwhile only the store knows: not
+    /// while it is down, but while just our way to it is cut.
     Away {
         /// Since when, by the clock of the task tree.
         since: Instant,
@@ -147,8 +149,16 @@ impl Store {
 
     /// Reads a range, now or at an earlier revision that is still kept.
     ///
+    /// What is read now is the latest that was committed by anybody. Only while the
+    /// store is [`Standing::Away`] a backend may answer a read of the present with what
+    /// it knew last, whole and as of the revision that it gives: never older than what
+    /// a watch of this process has told, but perhaps older than an earlier read or
+    /// write. Who minds looks at [`Store::standing`] after reading.
+    ///
     /// # Errors
-    /// [`StoreError::Compacted`], [`StoreError::FutureRevision`].
+    /// [`StoreError::Compacted`], [`StoreError::FutureRevision`], and
+    /// [`StoreError::Unavailable`] while the store is away and the backend does not know
+    /// these keys.
     pub async fn read(&self, range: Range) -> Result<Snapshot, StoreError> {
         self.0.read(range).await
     }

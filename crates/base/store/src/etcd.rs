@@ -3,7 +3,8 @@
 //! Every key stands behind a prefix, so that others may use the same etcd. Reads are
 //! linearizable. One watch of the whole prefix feeds all watches of this process
 //! (`feed`); a second task looks each second whether etcd can be had, which
-//! [`Store::standing`] tells, and while it cannot calls fail at once. Start with
+//! [`Store::standing`] tells, and while it cannot calls fail at once; but what is
+//! mirrored ([`Options::mirrored`]) is read as it was last. Start with
 //! [`open`]; `client` knows how etcd is asked and what a failure means, `names` how
 //! our words become etcd's.
 //!
@@ -23,9 +24,12 @@
 mod client;
 mod cursor;
 mod feed;
+mod fill;
 mod follow;
+mod mirror;
 mod names;
 mod options;
+mod read;
 mod stream;
 mod wire;
 
@@ -36,17 +40,19 @@ use atoll_model::Revision;
 use atoll_runtime::{Backoff, Random, Tasks};
 use tokio::sync::watch;
 use tonic::Code;
+use tracing::warn;
 
 use self::client::{Client, Failure, TOO_LARGE};
 use self::cursor::Cursor;
 use self::feed::Feed;
+use self::fill::Filler;
 use self::follow::{Follower, Prober};
-use self::names::{Prefix, header_revision, just_after, lease_id, lease_number, seconds, signed};
+use self::mirror::{MIRROR_BYTES_MAX, Mirror};
+use self::names::{Prefix, header_revision, lease_id, lease_number, seconds, signed};
 pub use self::options::{Address, Login, Options, Tls};
-use self::stream::{Begin, Stream, Told};
 use crate::{
-    Answer, Backend, KeyValue, Lease, LeaseId, LeaseState, Op, REQUEST_BYTES_MAX, Range, Snapshot,
-    Span, Standing, Store, StoreError, Txn, TxnReply, Watch,
+    Answer, Backend, Lease, LeaseId, LeaseState, Op, REQUEST_BYTES_MAX, Range, Snapshot, Span,
+    Standing, Store, StoreError, Txn, TxnReply, Watch,
 };
 
 /// How long [`open`] waits for etcd, which may be starting beside us.
@@ -57,12 +63,6 @@ const OPEN_PAUSE_MOST: Duration = Duration::from_secs(1);
 
 /// etcd's longest lease: 9,000,000,000 s (`lease.MaxLeaseTTL`).
 const TTL_MAX: Duration = Duration::from_secs(9_000_000_000);
-/// Keys in one answer to a read; a long one is read page by page, at one revision.
-const PAGE_KEYS: i64 = 1_000;
-/// To be told how far history is gone; etcd looks at such watches ten times a second.
-const COMPACTED_WAIT: Duration = Duration::from_secs(2);
-/// Reads of a long range that begin again when its revision is dropped meanwhile.
-const READS_MAX: u32 = 3;
 
 /// Opens the store on etcd. Runs until `tasks` stop.
 ///
@@ -82,7 +82,9 @@ pub async fn open(options: Options, tasks: &Tasks) -> Result<Store, StoreError> 
     };
     let client = Arc::new(client);
     let at = first_answer(&client).await?;
-    let feed = Arc::new(Feed::new(at));
+    let mirrors = options.mirrored.into_iter();
+    let mirrors = mirrors.map(|prefix| Mirror::new(prefix, MIRROR_BYTES_MAX));
+    let feed = Arc::new(Feed::new(at, mirrors.collect()));
     let stands = watch::Sender::new(false);
     let mut standing = stands.subscribe();
     let prober = Prober {
@@ -105,6 +107,18 @@ pub async fn open(options: Options, tasks: &Tasks) -> Result<Store, StoreError> 
         return Err(StoreError::Unavailable(why.to_owned()));
     }
     drop(tasks.once("probe", prober.run(tasks.stop_signal())));
+    let filler = Filler {
+        client: Arc::clone(&client),
+        feed: Arc::clone(&feed),
+        filled: watch::Sender::new(false),
+    };
+    let mut filled = filler.filled.subscribe();
+    drop(tasks.once("mirror", filler.run(tasks.stop_signal())));
+    let filling = tokio::time::timeout(OPEN_WAIT, filled.wait_for(|filled| *filled));
+    if !matches!(filling.await, Ok(Ok(_))) {
+        // It goes on; who reads from etcd does not need it.
+        warn!("not all keys could be read in time that are shown while etcd is away");
+    }
     Ok(Store::new(Etcd { client, feed }))
 }
 
@@ -189,15 +203,8 @@ fn is_no_lease(failure: &Failure) -> bool {
 }
 
 impl Etcd {
-    fn check_open(&self) -> Result<(), StoreError> {
-        match self.client.stop.is_requested() {
-            true => Err(StoreError::Closed),
-            false => Ok(()),
-        }
-    }
-
     async fn commit_txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        self.check_open()?;
+        self.client.check_open()?;
         txn.check()?;
         let puts = || txn.then.iter().chain(&txn.otherwise);
         let leases = || {
@@ -230,103 +237,43 @@ impl Etcd {
         Err(refused(failure))
     }
 
-    async fn read_range(&self, range: &Range) -> Result<Snapshot, StoreError> {
-        self.check_open()?;
-        if matches!(&range.span, Span::Key(key) if key.is_empty()) {
-            return Err(StoreError::EmptyKey);
+    /// From etcd; while it is away, or as soon as it is while we ask, from the mirror.
+    /// Never from that while it counts as there: nobody would know.
+    async fn read_or_recall(&self, range: &Range) -> Result<Snapshot, StoreError> {
+        let reading = self.client.read_range(range);
+        if range.at.is_some() || !self.feed.mirrors(&range.span) {
+            return reading.await;
         }
-        let mut begun = 0;
-        loop {
-            begun += 1;
-            let failure = match self.read_pages(range).await {
-                Ok(snapshot) => return Ok(snapshot),
-                Err(failure) => failure,
-            };
-            let compacted = says(&failure, "has been compacted");
-            match range.at {
-                None if compacted && begun < READS_MAX => {}
-                Some(asked) if compacted => return Err(self.compacted(asked).await),
-                Some(asked) if says(&failure, "is a future revision") => {
-                    let current = self.revision().await?;
-                    return Err(StoreError::FutureRevision { asked, current });
-                }
-                _ => return Err(refused(failure)),
+        let mut standing = self.client.standing.subscribe();
+        let mut away = async || {
+            let away = standing.wait_for(|standing| *standing != Standing::Ready);
+            match &*away.await.ok()? {
+                Standing::Away { why, .. } => Some(why.clone()),
+                Standing::Ready => None,
             }
-        }
-    }
-
-    /// All of it as of one revision, in answers that are bounded.
-    async fn read_pages(&self, range: &Range) -> Result<Snapshot, Failure> {
-        let (mut key, range_end) = self.client.prefix.range(&range.span);
-        let mut at = range.at.map_or(0, |at| signed(at.0));
-        let mut left = range.limit.map(|limit| signed(limit as u64));
-        let mut page = PAGE_KEYS;
-        let mut revision = None;
-        let mut items: Vec<Arc<KeyValue>> = Vec::new();
-        loop {
-            let limit = left.map_or(page, |left| left.min(page)).max(1);
-            let call = wire::RangeRequest {
-                key: key.clone(),
-                range_end: range_end.clone(),
-                limit,
-                revision: at,
-                keys_only: left == Some(0),
-            };
-            let mut answer = match self.client.call(call).await {
-                Err(Failure::TooLong) if page > 1 => {
-                    page /= 8;
-                    continue;
-                }
-                answer => answer?,
-            };
-            let now = header_revision(answer.header.as_ref());
-            let revision = *revision.get_or_insert(now);
-            if at == 0 {
-                at = signed(revision.0);
-            }
-            if left == Some(0) {
-                answer.more = !answer.kvs.is_empty();
-                answer.kvs.clear();
-            }
-            items.extend(self.client.prefix.key_values(&answer.kvs));
-            let got = answer.kvs.len();
-            left = left.map(|left| left - signed(got as u64));
-            let last = answer.kvs.last().filter(|_| answer.more && left != Some(0));
-            let Some(last) = last else {
-                return Ok(Snapshot {
-                    revision,
-                    items,
-                    more: answer.more,
-                });
-            };
-            key = just_after(&last.key);
-        }
-    }
-
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.client.probe().await.map_err(refused)
-    }
-
-    /// Says up to where history is gone, which etcd tells only to a watch.
-    async fn compacted(&self, asked: Revision) -> StoreError {
-        let client = &self.client;
-        let told = async {
-            let from = Revision(asked.0.saturating_sub(1));
-            let channel = client.current().history.clone();
-            let (all, begin) = (Span::all(), Begin::AtPlace);
-            let mut stream = Stream::open(client, &all, from, begin, Some(&channel)).await?;
-            stream.next(client).await
         };
-        let compacted = match tokio::time::timeout(COMPACTED_WAIT, told).await {
-            Ok(Ok(Told::Compacted(compacted))) => compacted,
-            // It is known that it is gone, if not how far.
-            Ok(Ok(Told::Changes(_) | Told::Progress(_)) | Err(_)) | Err(_) => asked,
-        };
-        StoreError::Compacted { asked, compacted }
+        tokio::select! {
+            // It knows as well when etcd is away, and whether the store is open.
+            biased;
+            read = reading => match read {
+                Err(StoreError::Unavailable(why)) if self.is_away() => self.recall(range, why),
+                read => read,
+            },
+            Some(why) = away() => self.recall(range, why),
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        *self.client.standing.borrow() != Standing::Ready
+    }
+
+    fn recall(&self, range: &Range, why: String) -> Result<Snapshot, StoreError> {
+        let recalled = self.feed.recall(range);
+        recalled.ok_or(StoreError::Unavailable(why))
     }
 
     async fn compact_to(&self, to: Revision) -> Result<(), StoreError> {
-        self.check_open()?;
+        self.client.check_open()?;
         let call = wire::CompactionRequest {
             revision: signed(to.0),
         };
@@ -335,11 +282,13 @@ impl Etcd {
                 self.feed.note_compacted(to);
                 Ok(())
             }
-            Err(failure) if says(&failure, "has been compacted") => Err(self.compacted(to).await),
+            Err(failure) if says(&failure, "has been compacted") => {
+                Err(self.client.compacted(to).await)
+            }
             Err(failure) if says(&failure, "is a future revision") => {
                 Err(StoreError::FutureRevision {
                     asked: to,
-                    current: self.revision().await?,
+                    current: self.client.revision().await?,
                 })
             }
             Err(failure) => Err(refused(failure)),
@@ -347,7 +296,7 @@ impl Etcd {
     }
 
     async fn lease_state(&self, lease: LeaseId) -> Result<LeaseState, StoreError> {
-        self.check_open()?;
+        self.client.check_open()?;
         let call = wire::LeaseTimeToLiveRequest {
             id: lease_number(lease),
             keys: true,
@@ -376,7 +325,7 @@ impl Etcd {
     }
 
     async fn renew(&self, lease: LeaseId) -> Result<Lease, StoreError> {
-        self.check_open()?;
+        self.client.check_open()?;
         let ask = wire::LeaseKeepAliveRequest {
             id: lease_number(lease),
         };
@@ -401,12 +350,12 @@ impl Backend for Etcd {
     }
 
     fn read(&self, range: Range) -> Answer<'_, Snapshot> {
-        Box::pin(async move { self.read_range(&range).await })
+        Box::pin(async move { self.read_or_recall(&range).await })
     }
 
     fn watch(&self, span: Span, after: Revision) -> Answer<'_, Watch> {
         Box::pin(async move {
-            self.check_open()?;
+            self.client.check_open()?;
             let (client, feed) = (Arc::clone(&self.client), Arc::clone(&self.feed));
             Ok(Watch::new(Cursor::new(client, feed, span, after)))
         })
@@ -418,7 +367,7 @@ impl Backend for Etcd {
 
     fn grant(&self, ttl: Duration) -> Answer<'_, Lease> {
         Box::pin(async move {
-            self.check_open()?;
+            self.client.check_open()?;
             if ttl < Duration::from_millis(1) || ttl > TTL_MAX {
                 return Err(StoreError::BadTtl);
             }
@@ -438,7 +387,7 @@ impl Backend for Etcd {
 
     fn revoke(&self, lease: LeaseId) -> Answer<'_, Revision> {
         Box::pin(async move {
-            self.check_open()?;
+            self.client.check_open()?;
             let call = wire::LeaseRevokeRequest {
                 id: lease_number(lease),
             };
@@ -456,7 +405,7 @@ impl Backend for Etcd {
 
     fn leases(&self) -> Answer<'_, Vec<LeaseId>> {
         Box::pin(async move {
-            self.check_open()?;
+            self.client.check_open()?;
             let answer = self.client.call(wire::LeaseLeasesRequest {}).await;
             let answer = answer.map_err(refused)?;
             let mut ids: Vec<_> = answer.leases.iter().map(|one| lease_id(one.id)).collect();

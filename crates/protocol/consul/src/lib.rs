@@ -63,6 +63,10 @@ use crate::server::Front;
 /// have one for each service that it watches.
 const CONNECTIONS_MAX: usize = 16_384;
 
+/// What all keys of the store begin with that are ours: whoever keeps the store mirrors
+/// them, so that they can be read while it is away.
+pub const KEYS: &str = "consul/";
+
 /// How this Atoll shows itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -2,15 +2,17 @@
 //! what all our watches read, so that ten thousand of them cost etcd one.
 //!
 //! Bounded: the oldest go first, and a watch that was still there is told that it
-//! lags.
+//! lags. What is mirrored is brought up to date here, too, before any watch is told: who
+//! was told a change finds it there when etcd is away.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_model::Revision;
 use tokio::sync::watch;
 
-use crate::{Changes, Event, KeyValue, Span};
+use super::mirror::Mirror;
+use crate::{Changes, Event, KeyValue, Range, Snapshot, Span};
 
 /// Revisions that are kept, as the embedded store does: a watch that is 10 s late at
 /// 1,000 writes/s goes on without a resync.
@@ -22,6 +24,8 @@ pub(crate) struct Feed {
     history: Mutex<History>,
     /// Moves with every change of the history; closed when it ends.
     moved: watch::Sender<()>,
+    /// Moves when what is mirrored has to be read again.
+    restarted: watch::Sender<()>,
 }
 
 struct History {
@@ -35,7 +39,16 @@ struct History {
     compacted: Revision,
     /// Counts how often etcd's revisions began anew.
     epoch: u64,
+    mirrors: Vec<Mirror>,
     closed: bool,
+}
+
+/// A mirror that has to be read.
+pub(crate) struct Wanted {
+    number: usize,
+    epoch: u64,
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) bytes_max: usize,
 }
 
 /// What a watch finds at its place.
@@ -52,7 +65,7 @@ pub(crate) enum Look {
 
 impl Feed {
     /// Empty; everything after `at` is to come.
-    pub(crate) fn new(at: Revision) -> Self {
+    pub(crate) fn new(at: Revision, mirrors: Vec<Mirror>) -> Self {
         Self {
             history: Mutex::new(History {
                 kept: VecDeque::new(),
@@ -61,9 +74,11 @@ impl Feed {
                 at,
                 compacted: Revision::default(),
                 epoch: 0,
+                mirrors,
                 closed: false,
             }),
             moved: watch::Sender::new(()),
+            restarted: watch::Sender::new(()),
         }
     }
 
@@ -112,6 +127,9 @@ impl Feed {
         let mut history = self.history();
         debug_assert!(changes.revision > history.at, "told once, in order");
         history.at = changes.revision;
+        for mirror in &mut history.mirrors {
+            mirror.apply(&changes);
+        }
         history.bytes += bytes(&changes.events);
         history.kept.push_back(changes);
         // The last stays, however large: nobody could have seen it yet.
@@ -145,6 +163,13 @@ impl Feed {
 
     fn restart(&self, at: Revision, anew: bool) {
         let mut history = self.history();
+        let known = history.at;
+        for mirror in &mut history.mirrors {
+            match anew {
+                true => mirror.forget(),
+                false => mirror.fall_behind(known),
+            }
+        }
         history.kept.clear();
         history.bytes = 0;
         history.floor = at;
@@ -155,6 +180,57 @@ impl Feed {
         }
         drop(history);
         self.moved.send_replace(());
+        self.restarted.send_replace(());
+    }
+
+    /// Moves when what is mirrored has to be read again.
+    pub(crate) fn restarted(&self) -> watch::Receiver<()> {
+        self.restarted.subscribe()
+    }
+
+    /// What of the mirrors has to be read.
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
+        let history = self.history();
+        let number = history.mirrors.iter().position(Mirror::wants)?;
+        let mirror = history.mirrors.get(number)?;
+        Some(Wanted {
+            number,
+            epoch: history.epoch,
+            prefix: mirror.prefix().to_vec(),
+            bytes_max: mirror.bytes_max(),
+        })
+    }
+
+    /// Fills a mirror with what was read at `at`; false when what happened since is not
+    /// known any more.
+    pub(crate) fn fill(&self, wanted: &Wanted, at: Revision, items: Vec<Arc<KeyValue>>) -> bool {
+        let mut history = self.history();
+        if history.epoch != wanted.epoch || at < history.floor {
+            return false;
+        }
+        let History { kept, mirrors, .. } = &mut *history;
+        let Some(mirror) = mirrors.get_mut(wanted.number) else {
+            return false;
+        };
+        mirror.fill(at, items);
+        for changes in kept.iter() {
+            mirror.apply(changes);
+        }
+        true
+    }
+
+    /// Whether the span is mirrored.
+    pub(crate) fn mirrors(&self, span: &Span) -> bool {
+        let history = self.history();
+        history.mirrors.iter().any(|mirror| mirror.covers(span))
+    }
+
+    /// The range as it was last known, if it is mirrored and was read.
+    pub(crate) fn recall(&self, range: &Range) -> Option<Snapshot> {
+        let history = self.history();
+        let mut mirrors = history.mirrors.iter();
+        let mirror = mirrors.find(|mirror| mirror.covers(&range.span))?;
+        mirror.read(range, history.at)
     }
 
     /// Watches that begin before `at` are for etcd to refuse from now on.
@@ -209,7 +285,7 @@ mod tests {
         };
         let event = Event {
             key: "k".into(),
-            after: Some(std::sync::Arc::new(kv)),
+            after: Some(Arc::new(kv)),
             before: None,
         };
         Changes {
@@ -229,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_and_a_watch_that_was_there_is_told() {
-        let feed = Feed::new(Revision(10));
+        let feed = Feed::new(Revision(10), Vec::new());
         for revision in 11..=10 + REVISIONS_MAX as u64 {
             feed.push(changes(revision, 1));
         }
@@ -242,7 +318,7 @@ mod tests {
 
     #[test]
     fn large_changes_are_kept_for_fewer_revisions_but_the_last_always() {
-        let feed = Feed::new(Revision(0));
+        let feed = Feed::new(Revision(0), Vec::new());
         for revision in 1..=3 {
             feed.push(changes(revision, BYTES_MAX / 2));
         }
@@ -254,10 +330,48 @@ mod tests {
 
     #[test]
     fn revisions_that_begin_anew_end_every_watch() {
-        let feed = Feed::new(Revision(100));
+        let feed = Feed::new(Revision(100), Vec::new());
         feed.begin_anew(Revision(7));
         assert_eq!(look(&feed, 100), Err(Revision(7)));
         assert_eq!(feed.at(), Revision(7));
         assert_eq!(feed.epoch(), 1);
+    }
+
+    fn mirrored(feed: &Feed) -> Vec<u64> {
+        let found = feed.recall(&Range::of("k")).unwrap();
+        let items = found.items.iter().map(|item| item.mod_revision.0);
+        items.chain([found.revision.0]).collect()
+    }
+
+    #[test]
+    fn what_was_told_while_a_mirror_was_read_is_in_it() {
+        let feed = Feed::new(Revision(0), vec![Mirror::new("k", 1_000)]);
+        let wanted = feed.wanted().unwrap();
+        feed.push(changes(1, 1));
+        feed.push(changes(2, 1));
+        let items = vec![changes(1, 1).events[0].after.clone().unwrap()];
+        assert!(feed.fill(&wanted, Revision(1), items));
+        assert!(feed.wanted().is_none());
+        assert_eq!(mirrored(&feed), [2, 2]);
+        feed.advance(Revision(9));
+        assert_eq!(mirrored(&feed), [2, 9]);
+    }
+
+    #[test]
+    fn a_mirror_that_was_read_too_long_ago_or_in_another_life_is_read_again() {
+        let feed = Feed::new(Revision(0), vec![Mirror::new("k", 1_000)]);
+        let wanted = feed.wanted().unwrap();
+        feed.skip_to(Revision(5));
+        assert!(!feed.fill(&wanted, Revision(4), Vec::new()));
+        assert!(feed.fill(&wanted, Revision(5), Vec::new()));
+        feed.push(changes(6, 1));
+        feed.skip_to(Revision(10));
+        assert_eq!(mirrored(&feed), [6, 6], "the last that is known");
+        let wanted = feed.wanted().unwrap();
+        feed.begin_anew(Revision(3));
+        assert!(feed.recall(&Range::of("k")).is_none());
+        assert!(!feed.fill(&wanted, Revision(11), Vec::new()));
+        assert!(feed.fill(&feed.wanted().unwrap(), Revision(3), Vec::new()));
+        assert_eq!(mirrored(&feed), [3]);
     }
 }

@@ -39,6 +39,10 @@ pub struct Options {
     pub tls: Tls,
     /// When etcd asks for one.
     pub login: Option<Login>,
+    /// Which keys are kept in memory as well, by what they begin with: they can be read
+    /// while etcd is away ([`crate::Store::read`]). Up to 256 MiB of each; beyond that,
+    /// they are not kept and a warning says so.
+    pub mirrored: Vec<String>,
 }
 
 /// Files, in PEM.

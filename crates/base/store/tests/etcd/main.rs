@@ -27,6 +27,7 @@ mod suite {
 
 mod access;
 mod against;
+mod mirror;
 mod outage;
 mod shared;
 

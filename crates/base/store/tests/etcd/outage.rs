@@ -1,7 +1,6 @@
 //! etcd goes away and comes back.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -253,12 +252,4 @@ async fn a_closed_store_says_so() {
     assert_eq!(watch.next().await, Err(StoreError::Closed));
     assert_eq!(store.put("a", "").await, Err(StoreError::Closed));
     assert_eq!(store.list("").await, Err(StoreError::Closed));
-}
-
-impl Etcd {
-    fn signal(&self, name: &str) {
-        let id = self.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status();
-        assert!(sent.unwrap().success());
-    }
 }

@@ -99,6 +99,13 @@ impl Etcd {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Sends its process a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     pub(crate) fn url(&self) -> String {
         let host = if self.scheme == "https" {
             "localhost"
@@ -114,6 +121,7 @@ impl Etcd {
             prefix: prefix.to_owned(),
             tls: Tls::default(),
             login: None,
+            mirrored: vec!["mirrored/".to_owned()],
         }
     }
 
