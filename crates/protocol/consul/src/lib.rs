@@ -9,6 +9,7 @@
 
 mod acl;
 mod agent;
+mod away;
 mod catalog;
 mod checks;
 mod config;

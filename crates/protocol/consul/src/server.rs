@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::Settings;
 use crate::acl::{self, Acl, Caller};
 use crate::agent::Hashed;
+use crate::away;
 use crate::endpoint::{self, Endpoint};
 use crate::filter::Filter;
 use crate::guard;
@@ -301,6 +302,7 @@ pub(crate) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Res
 async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let pretty = query.has("pretty");
+    let waits = query.has("index");
     let stale = query.has("stale") || query.has("max_stale");
     let consistency = match () {
         () if stale => "stale",
@@ -312,6 +314,8 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
     let gzip = gzip::accepted(request.headers());
     let method = request.method().clone();
     let (head, mut body) = request.into_parts();
+    // Who waits is answered with what there is at the end.
+    let away = front.away().filter(|_| !waits);
     let handled = handle(front, head, &mut body, query).await;
     pass_over(body).await;
     let Answer {
@@ -338,11 +342,7 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
         headers.insert("x-consul-contenthash", hash);
     }
     if reading {
-        // There is one server, and what it says is the truth.
-        headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
-        headers.insert("x-consul-lastcontact", HeaderValue::from_static("0"));
-        let consistency = HeaderValue::from_static(consistency);
-        headers.insert("x-consul-effective-consistency", consistency);
+        front.tell_age(front.away().or(away), consistency, headers);
         let acl = front.acl.as_ref();
         let default_policy = acl.map_or("allow", |acl| acl.default_policy());
         let default_policy = HeaderValue::from_static(default_policy);
@@ -414,6 +414,10 @@ async fn handle(
     }
     let caller = front.caller(&query, &head.headers)?;
     common(front, &query)?;
+    let reading = head.method == Method::GET;
+    if reading {
+        front.check_consistent(&query)?;
+    }
     let wait = front.wait(&query)?;
     let length = head.headers.get(header::CONTENT_LENGTH);
     let length = length
@@ -462,7 +466,8 @@ async fn handle(
     let blocking = (asked.wait.index > 0).then(|| front.metrics.blocking());
     let mut answer = front.dispatch(asked.endpoint.clone(), &asked).await?;
     drop(blocking);
-    if asked.method == Method::GET {
+    if reading {
+        front.check_consistent(&asked.query)?;
         // Much may have changed while it waited.
         front.permit(&asked).await?;
     }
@@ -629,8 +634,9 @@ pub(crate) fn uuid_of(high: u64, low: u64) -> String {
 
 impl From<RegistryError> for Refusal {
     fn from(error: RegistryError) -> Self {
+        let away = away::status_of_registry(&error);
         let fault = Fault::from(error);
-        let status = match fault.kind {
+        let status = away.unwrap_or(match fault.kind {
             FaultKind::Invalid => StatusCode::BAD_REQUEST,
             FaultKind::NotFound => StatusCode::NOT_FOUND,
             FaultKind::Conflict => StatusCode::CONFLICT,
@@ -638,14 +644,14 @@ impl From<RegistryError> for Refusal {
             FaultKind::Exhausted | FaultKind::Unavailable | FaultKind::Internal => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-        };
+        });
         Self::new(status, fault.message)
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        Self::new(away::status_of_store(&error), error.to_string())
     }
 }
 
