@@ -66,6 +66,11 @@ fn write(live: &Live, out: &mut String) -> std::fmt::Result {
     let available = u8::from(live.store_away().is_none());
     writeln!(out, "atoll_store_available {available}")?;
 
+    write_registry(live, out)?;
+    write_fleet(live, out)
+}
+
+fn write_registry(live: &Live, out: &mut String) -> std::fmt::Result {
     let catalog = live.registry.current();
     head(
         out,
@@ -94,6 +99,10 @@ fn write(live: &Live, out: &mut String) -> std::fmt::Result {
         }
     }
 
+    Ok(())
+}
+
+fn write_fleet(live: &Live, out: &mut String) -> std::fmt::Result {
     let fleet = live.fleet_status();
     head(
         out,

@@ -50,69 +50,96 @@ async fn whatever_happens_in_between_all_agree_on_what_was_acknowledged() {
     }
 }
 
-async fn history(seed: u64) {
-    let mut random = Random::from_seed(seed);
-    let together = Together::of(MEMBERS).await;
-    let mut known = BTreeMap::<usize, Known>::new();
-    let mut cut = [false; MEMBERS];
-    let mut story = Vec::new();
-    for step in 0..STEPS {
-        let member = random.below(MEMBERS);
-        let number = random.below(INSTANCES);
+/// One run: what happens, and what is known of it.
+struct History {
+    random: Random,
+    together: Together,
+    known: BTreeMap<usize, Known>,
+    cut: [bool; MEMBERS],
+    story: Vec<String>,
+}
+
+impl History {
+    async fn step(&mut self, step: usize) {
+        let member = self.random.below(MEMBERS);
+        let number = self.random.below(INSTANCES);
         let instance = format!("u{number}");
-        let registry = together.at(member);
-        match random.below(20) {
+        let registry = self.together.at(member);
+        match self.random.below(20) {
             0..=7 => {
                 let mut one = registration("users", &instance);
                 let tag = format!("t{step}");
                 one.tags = vec![tag.clone()];
                 one.lease = Some(Duration::from_secs(600));
                 let result = registry.register(one).await.map(drop);
-                story.push(format!("{step}: {member} registers {instance}: {result:?}"));
-                known.entry(number).or_default().did(Some(tag), result);
+                self.story
+                    .push(format!("{step}: {member} registers {instance}: {result:?}"));
+                self.known.entry(number).or_default().did(Some(tag), result);
             }
             8..=10 => {
                 let result = registry
                     .deregister(name("users"), id(&instance), Source::Client)
                     .await
                     .map(drop);
-                story.push(format!("{step}: {member} removes {instance}: {result:?}"));
+                self.story
+                    .push(format!("{step}: {member} removes {instance}: {result:?}"));
                 if !matches!(result, Err(RegistryError::Unknown { .. })) {
-                    known.entry(number).or_default().did(None, result);
+                    self.known.entry(number).or_default().did(None, result);
                 }
             }
             11..=13 => drop(registry.renew(name("users"), id(&instance)).await),
             14..=15 => {
-                let health = [Health::Passing, Health::Warning][random.below(2)];
+                let health = [Health::Passing, Health::Warning][self.random.below(2)];
                 let note = String::new();
                 let word = Word::Own { health, note };
                 let told = registry.report_health(name("users"), id(&instance), word);
-                story.push(format!(
+                self.story.push(format!(
                     "{step}: {member} says of {instance}: {:?}",
                     told.await
                 ));
             }
             16 => {
-                together.lose_answers(member, true);
-                story.push(format!("{step}: {member} hears no answers"));
+                self.together.lose_answers(member, true);
+                self.story
+                    .push(format!("{step}: {member} hears no answers"));
             }
             17 => {
-                cut[member] = true;
-                together.cut(member);
-                story.push(format!("{step}: {member} is cut off"));
+                self.cut[member] = true;
+                self.together.cut(member);
+                self.story.push(format!("{step}: {member} is cut off"));
             }
-            18 if cut[member] && random.below(3) == 0 => {
-                together.forget(member).await;
-                story.push(format!("{step}: {member} is taken for gone"));
+            18 if self.cut[member] && self.random.below(3) == 0 => {
+                self.together.forget(member).await;
+                self.story
+                    .push(format!("{step}: {member} is taken for gone"));
             }
             _ => {
-                cut[member] = false;
-                together.lose_answers(member, false);
-                together.mend(member);
-                story.push(format!("{step}: {member} is mended"));
+                self.cut[member] = false;
+                self.together.lose_answers(member, false);
+                self.together.mend(member);
+                self.story.push(format!("{step}: {member} is mended"));
             }
         }
     }
+}
+
+async fn history(seed: u64) {
+    let mut history = History {
+        random: Random::from_seed(seed),
+        together: Together::of(MEMBERS).await,
+        known: BTreeMap::new(),
+        cut: [false; MEMBERS],
+        story: Vec::new(),
+    };
+    for step in 0..STEPS {
+        history.step(step).await;
+    }
+    let History {
+        together,
+        known,
+        story,
+        ..
+    } = history;
     for member in 0..MEMBERS {
         together.lose_answers(member, false);
         together.mend(member);
