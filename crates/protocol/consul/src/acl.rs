@@ -45,6 +45,8 @@ use crate::wire::Refusal;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;
 
 /// Where all of it stands.
 const ACL: &str = "consul/acl/";

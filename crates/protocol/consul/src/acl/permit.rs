@@ -51,12 +51,10 @@ impl Front {
             | E::AgentCheckFail(id)
             | E::AgentCheckUpdate(id) => self.permit_check(&who, id).await?,
             E::CatalogRegister => {
-                let fields = Fields::of_body(&asked.body)?;
-                self.permit_enrol(&who, &fields).await?;
+                (self.permit_enrol(&who, &Fields::of_body(&asked.body)?)).await?;
             }
             E::CatalogDeregister => {
-                let fields = Fields::of_body(&asked.body)?;
-                self.permit_strike(&who, &fields).await?;
+                (self.permit_strike(&who, &Fields::of_body(&asked.body)?)).await?;
             }
             E::Kv(key) => permit_key(&who, key, asked)?,
             E::Txn => return permit_txn(&who, &asked.body),

@@ -108,19 +108,7 @@ fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> b
         E::CatalogService(_) => rows(value, |row| {
             node(&row["Node"]) && service(&row["ServiceName"])
         }),
-        E::CatalogNode(_) | E::CatalogNodeServices(_) => {
-            if value.is_null() {
-                return false;
-            }
-            if !node(&value["Node"]["Node"]) {
-                *value = Value::Null;
-                return true;
-            }
-            match &mut value["Services"] {
-                list @ Value::Array(_) => rows(list, |row| service(&row["Service"])),
-                map => entries(map, |_, row| service(&row["Service"])),
-            }
-        }
+        E::CatalogNode(_) | E::CatalogNodeServices(_) => leave_out_of_node(authority, value),
         E::HealthService(_) => rows(value, |row| {
             node(&row["Node"]["Node"]) && service(&row["Service"]["Service"])
         }),
@@ -135,23 +123,7 @@ fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> b
                 || service(&row["Service"]["Service"])
                 || service(&row["Check"]["ServiceName"])
         }),
-        // Without a name they are shown by their id alone, to who may read all.
-        E::Query(query::Endpoint::All) => {
-            let left_out = rows(value, |row| may(authority, Resource::Query, &row["Name"]));
-            hide_tokens(authority, value);
-            left_out
-        }
-        E::Query(query::Endpoint::One(_)) => {
-            hide_tokens(authority, value);
-            false
-        }
-        E::Query(query::Endpoint::Explain(_)) => {
-            hide_token(authority, &mut value["Query"]);
-            false
-        }
-        E::Query(query::Endpoint::Execute(_)) => rows(&mut value["Nodes"], |row| {
-            node(&row["Node"]["Node"]) && service(&row["Service"]["Service"])
-        }),
+        E::Query(below) => leave_out_of_query(below, authority, value),
         E::Event(events::Endpoint::List) => {
             rows(value, |row| may(authority, Resource::Event, &row["Name"]))
         }
@@ -198,6 +170,45 @@ fn leave_out(endpoint: &Endpoint, authority: &Authority, value: &mut Value) -> b
         | E::Mesh(_)
         | E::Acl(_)
         | E::Unsupported(_) => false,
+    }
+}
+
+fn leave_out_of_node(authority: &Authority, value: &mut Value) -> bool {
+    if value.is_null() {
+        return false;
+    }
+    if !may(authority, Resource::Node, &value["Node"]["Node"]) {
+        *value = Value::Null;
+        return true;
+    }
+    let service = |row: &Value| may(authority, Resource::Service, &row["Service"]);
+    match &mut value["Services"] {
+        list @ Value::Array(_) => rows(list, service),
+        map => entries(map, |_, row| service(row)),
+    }
+}
+
+fn leave_out_of_query(below: &query::Endpoint, authority: &Authority, value: &mut Value) -> bool {
+    use query::Endpoint as E;
+    match below {
+        // Without a name they are shown by their id alone, to who may read all.
+        E::All => {
+            let left_out = rows(value, |row| may(authority, Resource::Query, &row["Name"]));
+            hide_tokens(authority, value);
+            left_out
+        }
+        E::One(_) => {
+            hide_tokens(authority, value);
+            false
+        }
+        E::Explain(_) => {
+            hide_token(authority, &mut value["Query"]);
+            false
+        }
+        E::Execute(_) => rows(&mut value["Nodes"], |row| {
+            may(authority, Resource::Node, &row["Node"]["Node"])
+                && may(authority, Resource::Service, &row["Service"]["Service"])
+        }),
     }
 }
 
