@@ -109,7 +109,13 @@ impl Owner {
         for told in news.drain(..) {
             match told {
                 News::Changes(revision, changes) => self.state.take_in(revision, changes, now),
-                News::All(revision, all) => self.state.take_in_all(revision, all, now),
+                News::All(revision, all) => {
+                    // A store that begins anew tells of no revision that was before.
+                    if revision < self.state.fed() {
+                        link.answer(None);
+                    }
+                    self.state.take_in_all(revision, all, now);
+                }
                 News::Away(away) => self.state.stand(away, now),
                 News::Written(written) => {
                     for (key, (write, outcome)) in &written.outcomes {

@@ -447,7 +447,8 @@ impl State {
         if repeats(known, &registration) {
             known.checks.iter_mut().for_each(|c| c.believe(now));
             let (service, id) = (registration.service, registration.id);
-            return self.renew(service, id, now);
+            self.renew(service.clone(), id.clone(), now)?;
+            return self.confirm(&service, &id);
         }
         if registration.source != Source::Client {
             self.effects.forget(&mut self.shared, known);
@@ -824,3 +825,5 @@ mod told;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together;

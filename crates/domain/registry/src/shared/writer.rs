@@ -133,7 +133,8 @@ impl Writer {
             let error = in_words(error);
             for (key, mut owed) in left {
                 outcomes.insert(key.clone(), (owed.write, Outcome::Failed(error.clone())));
-                owed.guarded = true;
+                // Our own sign of life follows nothing.
+                owed.guarded = key != self.member.key;
                 unwritten.insert(key, owed);
             }
         }

@@ -104,6 +104,9 @@ pub(crate) struct Shared {
     /// A revision was asked for, for changes that are not kept.
     bumping: bool,
     adopt_at: Option<Instant>,
+    /// All that there is is being taken in. It counts even if we wrote something newer
+    /// once, but for what is about to be written: a store may be restored from a backup.
+    resyncing: bool,
 }
 
 /// A deletion under way.
@@ -237,6 +240,7 @@ impl State {
             news: false,
             bumping: false,
             adopt_at: None,
+            resyncing: false,
         });
     }
 
@@ -333,6 +337,20 @@ impl State {
         }
     }
 
+    /// A client that registers again what is here already shall find it here, even if
+    /// another process has removed it and we have not heard of it yet.
+    pub(super) fn confirm(
+        &mut self,
+        service: &ServiceName,
+        id: &InstanceId,
+    ) -> Result<(), RegistryError> {
+        let record = find(&mut self.services, service, id)?;
+        if self.shared.is_some() {
+            self.effects.keep(&mut self.shared, self.wall, record);
+        }
+        Ok(())
+    }
+
     /// Takes in what the store tells of one revision.
     pub(crate) fn take_in(&mut self, revision: Revision, fed: Vec<Fed>, now: Instant) {
         self.now = now;
@@ -367,8 +385,10 @@ impl State {
         let Some(shared) = &mut self.shared else {
             return;
         };
-        let left = shared.members.iter().filter(|m| !members.contains(*m));
-        let left: Vec<Member> = left.cloned().collect();
+        shared.resyncing = true;
+        // First, so that nobody adopts what somebody has adopted meanwhile.
+        members.insert(Arc::clone(&shared.me));
+        shared.members = members;
         // What we are about to write is not there yet.
         let gone = (self.services.iter())
             .flat_map(|(service, all)| all.values().map(move |record| (service, record)))
@@ -379,10 +399,12 @@ impl State {
         for name in &gone {
             self.gone(name);
         }
-        for member in left {
-            self.member(member, false, now);
-        }
         self.take_in(revision, all, now);
+        if let Some(shared) = &mut self.shared {
+            shared.resyncing = false;
+            // Lower than before, if the store was restored from a backup.
+            shared.fed = revision;
+        }
         self.adopt(now);
     }
 
@@ -397,7 +419,7 @@ impl State {
         let Some(shared) = &mut self.shared else {
             return;
         };
-        shared.release(&name);
+        let newer = shared.held.remove(&name) || !shared.resyncing;
         let known = find(&mut self.services, &name.0, &name.1).ok();
         let Mark { owner, write } = restored.mark.clone().unwrap_or_default();
         let ours = *owner == *shared.me;
@@ -415,7 +437,7 @@ impl State {
             && let Some(tie) = &mut record.tie
             && ours
             && tie.ours
-            && tie.write >= write
+            && (tie.write == write || (tie.write > write && newer))
         {
             tie.base = at;
             return;
@@ -609,7 +631,9 @@ impl State {
         let Some(shared) = &mut self.shared else {
             return false;
         };
+        // With news there is a revision already.
         let wants = !shared.away
+            && !shared.news
             && !shared.bumping
             && self.changed.iter().any(|name| !shared.held.contains(name));
         shared.bumping |= wants;

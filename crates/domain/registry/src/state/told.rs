@@ -57,7 +57,8 @@ impl State {
             let Ok(record) = find(&mut self.services, &target.service, &target.id) else {
                 continue;
             };
-            if record.stamp != target.stamp {
+            // What another process cares for is removed by that.
+            if record.stamp != target.stamp || !record.is_ours() {
                 continue;
             }
             let Some(checked) = record.checks.get_mut(target.index) else {

@@ -279,3 +279,63 @@ async fn a_restart_has_all_that_was_acknowledged() {
         .until(|| async { together.cares_for(1).await == 299 })
         .await;
 }
+
+#[tokio::test]
+async fn one_registration_is_one_revision_and_wakes_nobody_again() {
+    let together = Together::of(3).await;
+    let mut revisions = Vec::new();
+    for number in 0..5 {
+        let one = registration("users", &format!("u{number}"));
+        let revision = together.at(0).register(one).await.unwrap();
+        revisions.push(revision.0);
+        for member in 0..3 {
+            let catalog = together.at(member).wait_for(revision).await.unwrap();
+            assert_eq!(catalog.revision, revision);
+        }
+    }
+    assert!(
+        revisions.is_sorted_by(|one, next| one + 1 == *next),
+        "{revisions:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_atoll_itself_runs_is_shown_although_a_write_was_refused() {
+    let together = Together::of(1).await;
+    let mut own = registration("shop", "s1");
+    own.source = Source::Fleet;
+    together.refuse(0, true);
+    let registering = tokio::time::timeout(10 * SECOND, together.at(0).register(own));
+    let mending = async {
+        tokio::time::sleep(SECOND / 5).await;
+        together.refuse(0, false);
+    };
+    let (shown, ()) = tokio::join!(registering, mending);
+    let shown = shown.expect("an answer").unwrap();
+    let catalog = together.at(0).wait_for(shown).await.unwrap();
+    assert_eq!(catalog.instances("shop").len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_registration_again_counts_though_it_was_removed_elsewhere_unheard() {
+    let together = Together::of(2).await;
+    let (one, two) = (together.at(0), together.at(1));
+    let revision = one.register(registration("users", "u1")).await.unwrap();
+    two.wait_for(revision).await.unwrap();
+    together.blind(0, true);
+    two.deregister(name("users"), id("u1"), Source::Client)
+        .await
+        .unwrap();
+    let hearing = async {
+        tokio::time::sleep(SECOND / 5).await;
+        together.blind(0, false);
+    };
+    let (again, ()) = tokio::join!(one.register(registration("users", "u1")), hearing);
+    again.unwrap();
+    // What was told by now is heard before this.
+    let last = one.register(registration("marks", "m1")).await.unwrap();
+    for registry in [one, two] {
+        let catalog = registry.wait_for(last).await.unwrap();
+        assert_eq!(catalog.instances("users").len(), 1, "it was acknowledged");
+    }
+}

@@ -102,6 +102,16 @@ impl Together {
         self.members[member].way.deaf.send_replace(lose);
     }
 
+    /// Writes are refused, and nothing says that the store is away.
+    pub(crate) fn refuse(&self, member: usize, refuse: bool) {
+        self.members[member].way.refuse.send_replace(refuse);
+    }
+
+    /// Nothing is told of what is written, and nothing says that the store is away.
+    pub(crate) fn blind(&self, member: usize, blind: bool) {
+        self.members[member].way.blind.send_replace(blind);
+    }
+
     /// The store takes this one for gone, as after a silence of ten seconds.
     pub(crate) async fn forget(&self, member: usize) {
         let lease = self.members[member].way.lease.borrow().unwrap();
@@ -170,6 +180,8 @@ struct Way {
     store: Store,
     cut: watch::Sender<bool>,
     deaf: watch::Sender<bool>,
+    refuse: watch::Sender<bool>,
+    blind: watch::Sender<bool>,
     standing: watch::Sender<Standing>,
     lease: watch::Sender<Option<LeaseId>>,
 }
@@ -180,6 +192,8 @@ impl Way {
             store,
             cut: watch::Sender::new(false),
             deaf: watch::Sender::new(false),
+            refuse: watch::Sender::new(false),
+            blind: watch::Sender::new(false),
             standing: watch::Sender::new(Standing::Ready),
             lease: watch::Sender::new(None),
         }
@@ -206,14 +220,21 @@ impl Way {
 
 struct CutWatch {
     cut: watch::Receiver<bool>,
+    blind: watch::Receiver<bool>,
     watch: Watch,
+    /// Told, and not passed on yet.
+    told: Option<Result<Changes, StoreError>>,
 }
 
 impl WatchSource for CutWatch {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Result<Changes, StoreError>> + Send + '_>> {
         Box::pin(async move {
             drop(self.cut.wait_for(|cut| !cut).await);
-            self.watch.next().await
+            if self.told.is_none() {
+                self.told = Some(self.watch.next().await);
+            }
+            drop(self.blind.wait_for(|blind| !blind).await);
+            self.told.take().unwrap()
         })
     }
 }
@@ -231,6 +252,9 @@ impl std::ops::Deref for Through {
 
 impl Backend for Through {
     fn commit(&self, txn: Txn) -> Answer<'_, TxnReply> {
+        if *self.refuse.borrow() {
+            return Box::pin(async { Err(StoreError::Unavailable("refused".to_owned())) });
+        }
         self.go(self.store.commit(txn))
     }
 
@@ -241,8 +265,12 @@ impl Backend for Through {
     fn watch(&self, span: Span, after: Revision) -> Answer<'_, Watch> {
         Box::pin(async move {
             let watch = self.store.watch(span, after).await?;
-            let cut = self.cut.subscribe();
-            Ok(Watch::new(CutWatch { cut, watch }))
+            Ok(Watch::new(CutWatch {
+                cut: self.cut.subscribe(),
+                blind: self.blind.subscribe(),
+                watch,
+                told: None,
+            }))
         })
     }
 
