@@ -113,6 +113,9 @@ impl Owner {
                     // A store that begins anew tells of no revision that was before.
                     if revision < self.state.fed() {
                         link.answer(None);
+                        for again in &mut link.again {
+                            again.after = Revision(0);
+                        }
                     }
                     self.state.take_in_all(revision, all, now);
                 }

@@ -48,7 +48,7 @@ impl Membership {
         Ok(Arc::new(membership))
     }
 
-    fn lease(&self) -> LeaseId {
+    pub(crate) fn lease(&self) -> LeaseId {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,9 +57,12 @@ impl Membership {
         Op::put_leased(&self.key[..], Value::from(""), self.lease())
     }
 
-    /// Joins again after the lease has ended: others may care by now for what was ours.
-    pub(crate) async fn join_again(&self) -> Result<(), StoreError> {
+    /// Joins again after this lease has ended: others may care by now for what was ours.
+    pub(crate) async fn join_again(&self, ended: LeaseId) -> Result<(), StoreError> {
         let _one = self.joining.lock().await;
+        if self.lease() != ended {
+            return Ok(());
+        }
         let lease = self.store.grant(TTL).await?.id;
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
         let txn = Txn::of([self.sign_of_life()]);
@@ -74,10 +77,11 @@ impl Membership {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST, 0.2);
         let mut pause = ALIVE_EVERY;
         while stop.unless(tokio::time::sleep(pause)).await.is_some() {
-            let lives = match self.store.keep_alive(self.lease()).await {
+            let lease = self.lease();
+            let lives = match self.store.keep_alive(lease).await {
                 Err(StoreError::LeaseNotFound(_)) => {
                     warn!("the shared store took this process for gone");
-                    self.join_again().await
+                    self.join_again(lease).await
                 }
                 lives => lives.map(drop),
             };

@@ -27,6 +27,8 @@ use crate::{Entry, JournalError, RegistryError};
 const TXN_KEYS_MAX: usize = 100;
 /// Bytes of one: a record has some 40 KiB at most.
 const TXN_BYTES_MAX: usize = atoll_store::REQUEST_BYTES_MAX / 2;
+/// Transactions under way: more would keep our own sign of life waiting.
+const PARTS_AT_ONCE: usize = 16;
 /// Pauses before what failed is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -115,8 +117,11 @@ impl Writer {
                 done: Vec::new(),
             })
             .collect();
-        // At once, since the store lets writers that wait share one sync.
-        let results = join_all(parts.iter_mut().map(Part::write)).await;
+        // Several at once, since the store lets writers that wait share one sync.
+        let mut results = Vec::with_capacity(parts.len());
+        for some in parts.chunks_mut(PARTS_AT_ONCE) {
+            results.extend(join_all(some.iter_mut().map(Part::write)).await);
+        }
         let ended = parts.into_iter().map(|part| (part.left, part.done));
         let ended: Vec<_> = ended.zip(results).collect();
         let mut unwritten = Entries::new();
@@ -157,10 +162,11 @@ impl Part<'_> {
     async fn write(&mut self) -> Result<(), StoreError> {
         self.look().await?;
         while !self.left.is_empty() {
+            let lease = self.member.lease();
             let reply = match self.member.store.commit(self.transaction()).await {
                 // Our key was to be written, on a lease that has ended.
                 Err(StoreError::LeaseNotFound(_)) => {
-                    self.member.join_again().await?;
+                    self.member.join_again(lease).await?;
                     continue;
                 }
                 reply => reply?,
@@ -174,7 +180,7 @@ impl Part<'_> {
                 OpReply::Put(_) | OpReply::Deleted(_) => None,
             });
             if there.next().flatten().is_none() {
-                self.member.join_again().await?;
+                self.member.join_again(lease).await?;
             }
             // In the order of the transaction's questions.
             for (key, present) in self.guarded().into_iter().zip(there) {

@@ -36,6 +36,9 @@ type Name = (ServiceName, InstanceId);
 /// same members may each have left it to the other.
 const ADOPT_AGAIN: Duration = Duration::from_secs(3);
 
+/// Adopted in one step: some ten milliseconds of work for the task that owns the state.
+const ADOPT_MAX: usize = 1_000;
+
 /// An entry that the state wants kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Owed {
@@ -365,8 +368,9 @@ impl State {
             }
         }
         if let Some(shared) = &mut self.shared {
+            // A second look at a key tells of no new revision; one is asked for then.
+            shared.news |= revision > shared.fed;
             shared.fed = shared.fed.max(revision);
-            shared.news = true;
             shared.settle();
         }
     }
@@ -404,6 +408,10 @@ impl State {
             shared.resyncing = false;
             // Lower than before, if the store was restored from a backup.
             shared.fed = revision;
+            shared.news = true;
+            for deletion in shared.deleting.values_mut() {
+                deletion.told_by = deletion.told_by.map(|by| by.min(revision));
+            }
         }
         self.adopt(now);
     }
@@ -440,6 +448,10 @@ impl State {
             && (tie.write == write || (tie.write > write && newer))
         {
             tie.base = at;
+            return;
+        }
+        let known = self.record(&name.0, &name.1).and_then(|r| r.tie.as_ref());
+        if known.is_some_and(|tie| *tie.owner == *owner && tie.write == write && tie.base == at) {
             return;
         }
         let tie = Tie {
@@ -525,7 +537,7 @@ impl State {
         if shared.away {
             return;
         }
-        let mut left = false;
+        let (mut left, mut at_once) = (false, false);
         let mut ours = Vec::new();
         // Nodes have leases and checks as well.
         for record in self.services.values().flat_map(BTreeMap::values) {
@@ -536,6 +548,10 @@ impl State {
             let instance = &record.instance;
             let name = (instance.service.clone(), instance.id.clone());
             if shared.falls_to_us(&name) {
+                if ours.len() == ADOPT_MAX {
+                    at_once = true;
+                    break;
+                }
                 ours.push(name);
             } else {
                 left = true;
@@ -552,7 +568,10 @@ impl State {
             self.take_over(service, id, grace, now);
         }
         if let Some(shared) = &mut self.shared {
-            shared.adopt_at = left.then_some(now + ADOPT_AGAIN);
+            shared.adopt_at = match at_once {
+                true => Some(now),
+                false => left.then_some(now + ADOPT_AGAIN),
+            };
         }
     }
 
