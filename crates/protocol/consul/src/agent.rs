@@ -142,7 +142,7 @@ impl Front {
                 Ok(Hashed::of(agent_service(&instance, &self.node.datacenter)))
             };
             // Those whom a change wakes are told the same.
-            let question = format!("{id}{}", asked.question);
+            let question = format!("{id:?}{}", asked.question);
             let hashed = self.hashed.answer(question, index, make).await?;
             Ok::<_, Refusal>((index, hashed))
         };
@@ -303,8 +303,14 @@ impl Front {
         self.view.caught_up(self.registry.current().revision).await;
         for other in self.view.find(&id) {
             let owner = self.registry.get(&other.service, &other.id);
-            let ours =
-                owner.is_some_and(|i| i.id == instance && i.metadata.contains_key(DEFINITION));
+            // `web@far` may be `web` on the node `far`, or an id that somebody has here.
+            let ours = owner.is_some_and(|i| {
+                i.id == instance
+                    && i.metadata.contains_key(DEFINITION)
+                    && definition(&i).node == shown.node
+                    // Nor does what a migration tells take that of a client.
+                    && (!copying || is_copy(&i))
+            });
             if ours && other.service != service {
                 gone(
                     self.registry

@@ -52,11 +52,24 @@ fn invalid(what: impl std::fmt::Display) -> Refusal {
     Refusal::bad(format!("Invalid check: {what}"))
 }
 
-fn named(fields: &Fields, owner: Owner<'_>, usual: &str) -> Result<CheckDefinition, Refusal> {
+/// What a check is called when it does not say so: one of several of the instance `of`.
+pub(crate) fn usual_id(of: &str, number: usize, many: bool) -> String {
+    match many {
+        true => format!("service:{of}:{number}"),
+        false => format!("service:{of}"),
+    }
+}
+
+/// What a check is called.
+pub(crate) fn id_of(fields: &Fields, usual: &str) -> Result<String, Refusal> {
     let mut id = fields.text("checkid")?;
     if id.is_empty() {
         id = fields.text("id")?;
     }
+    Ok(if id.is_empty() { usual.to_owned() } else { id })
+}
+
+fn named(fields: &Fields, owner: Owner<'_>, usual: &str) -> Result<CheckDefinition, Refusal> {
     let mut name = fields.text("name")?;
     if name.is_empty() {
         name = match owner {
@@ -65,7 +78,7 @@ fn named(fields: &Fields, owner: Owner<'_>, usual: &str) -> Result<CheckDefiniti
         };
     }
     Ok(CheckDefinition {
-        id: if id.is_empty() { usual.to_owned() } else { id },
+        id: id_of(fields, usual)?,
         name,
         notes: fields.text("notes")?,
         ..CheckDefinition::default()

@@ -40,6 +40,11 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 /// Body of anything but a key: Consul's limit of a transaction, and far above a
 /// registration.
 pub(crate) const BODY_BYTES_MAX: usize = 512 * 1024;
+/// How long a body may take: a megabit for a second, many times over. Without a limit
+/// whoever sends none keeps his connection, and there is a limit of those.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
+/// How long what nobody wants is waited for before the refusal is told.
+const PASSED_OVER_WITHIN: Duration = Duration::from_secs(5);
 /// Locks that let two changes of one instance wait for each other.
 const LOCKS: usize = 64;
 
@@ -218,7 +223,8 @@ impl Front {
         // Looked up once: what is made must be for those whom the question names.
         let authority = asked.caller.who()?.authority;
         let sight = acl::sight(&asked.endpoint, &authority);
-        let question = format!("{sight} {endpoint}{}", asked.question);
+        // Quoted: what a client writes in a path must not read as another's query.
+        let question = format!("{sight} {endpoint:?}{}", asked.question);
         let make = async {
             let mut value = make.await?;
             // Before `?filter=`, which would tell of what is left out.
@@ -367,14 +373,18 @@ async fn answered(front: &Front, request: Request<Incoming>) -> Response<Full<By
 /// Reads what a refused request sends and nobody wanted, up to what anybody may send: a
 /// connection with something unread is closed, and a client that keeps it for its next
 /// request would find that one aborted.
-async fn pass_over(mut body: Incoming) {
-    let mut left = BODY_BYTES_MAX;
-    while left > 0 && !body.is_end_stream() {
-        let Some(Ok(frame)) = body.frame().await else {
-            return;
-        };
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-    }
+async fn pass_over<B: Body<Data = Bytes> + Unpin>(mut body: B) {
+    let rest = async {
+        let mut left = BODY_BYTES_MAX;
+        while left > 0 && !body.is_end_stream() {
+            let Some(Ok(frame)) = body.frame().await else {
+                return;
+            };
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    // What has not come by then closes the connection after all.
+    tokio::time::timeout(PASSED_OVER_WITHIN, rest).await.ok();
 }
 
 enum Outcome {
@@ -423,16 +433,7 @@ async fn handle(
     let length = length
         .and_then(|length| length.to_str().ok())
         .unwrap_or("more");
-    let body = read_or_refuse(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|error| match error {
-            BodyError::TooLarge { max_bytes } => {
-                let text =
-                    format!("Request body({length} bytes) too large, max size: {max_bytes} bytes.");
-                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-            }
-            BodyError::Broken(error) => Refusal::bad(format!("Request body broken: {error}")),
-        })?;
+    let body = whole(body, length).await?;
     let Some(stop) = head.extensions.get::<Stop>().cloned() else {
         return Err(Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -478,6 +479,27 @@ async fn handle(
         asked.filtered(value)?;
     }
     Ok(Outcome::Answer(answer))
+}
+
+/// All of a body; `length` is how long it said that it would be.
+async fn whole<B>(body: B, length: &str) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let read = read_or_refuse(body, BODY_BYTES_MAX);
+    let Ok(read) = tokio::time::timeout(BODY_WITHIN, read).await else {
+        let text = "Request body did not come in time";
+        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
+    };
+    read.map_err(|error| match error {
+        BodyError::TooLarge { max_bytes } => {
+            let text =
+                format!("Request body({length} bytes) too large, max size: {max_bytes} bytes.");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        }
+        BodyError::Broken(error) => Refusal::bad(format!("Request body broken: {error}")),
+    })
 }
 
 /// What any request may say.
@@ -664,6 +686,30 @@ impl From<Infallible> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A body that somebody promised and does not send.
+    struct Never;
+
+    impl Body for Never {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_not_waited_for_without_end() {
+        let day = Duration::from_secs(86_400);
+        let passed_over = tokio::time::timeout(day, pass_over(Never)).await;
+        assert!(passed_over.is_ok());
+        let read = tokio::time::timeout(day, whole(Never, "5")).await;
+        assert_eq!(read.unwrap().unwrap_err().status, 408);
+    }
 
     #[test]
     fn a_uuid_is_of_version_4() {

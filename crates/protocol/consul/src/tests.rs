@@ -544,6 +544,21 @@ async fn who_asks_something_else_or_wants_it_filtered_gets_his_own_answer() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_a_path_is_not_taken_for_the_query_of_another() {
+    let world = world().await;
+    world.register(&json!({ "Name": "a", "Port": 1 })).await;
+    // Who has not the index of now is answered at once, and shares what others made.
+    let ask = async |name: &str, query: &str| {
+        let asked = world.asked(query, "");
+        read(world.front.catalog_node(name, &asked).await).1
+    };
+    let strange = ask(r#"n&"pretty"="""#, "index=1").await;
+    assert_eq!(strange, Value::Null);
+    let told = ask("n", "index=1&pretty").await;
+    assert_eq!(told["Node"]["Node"], "n");
+}
+
 /// Many put the same key at once; each success of a compare-and-set is one step.
 #[tokio::test]
 async fn of_many_who_compare_and_set_at_once_each_step_has_one_winner() {

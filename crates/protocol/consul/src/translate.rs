@@ -122,11 +122,7 @@ pub(crate) fn define(fields: &Fields, node: &Node, foreign: bool) -> Result<Defi
     let many = given.len() > 1;
     let (mut parsed_checks, mut said) = (Vec::new(), Vec::new());
     for (number, fields) in (1..).zip(&given) {
-        let usual = if many {
-            format!("service:{id}:{number}")
-        } else {
-            format!("service:{id}")
-        };
+        let usual = checks::usual_id(&id, number, many);
         let owner = Owner::Instance {
             service: service.as_str(),
             address: &address,

@@ -18,7 +18,7 @@ use crate::server::{Answer, Asked, Front};
 use crate::stored::{self, Session};
 use crate::translate::definition;
 use crate::wire::{Fields, Refusal, Reply};
-use crate::{config, coordinates, events, machine, operator, query, ui};
+use crate::{checks, config, coordinates, events, machine, operator, query, ui};
 
 impl Front {
     /// Refuses what the caller may not do; gives the answer where a refusal has a shape
@@ -176,7 +176,29 @@ impl Front {
         let id = service.text("id")?;
         let id = if id.is_empty() { name } else { id };
         self.view.caught_up(self.registry.current().revision).await;
-        need_writes(who, self.instances_on(node, &id))
+        need_writes(who, self.instances_on(node, &id))?;
+        let mut given = service.objects("checks")?;
+        given.extend(service.object("check")?);
+        let many = given.len() > 1;
+        for (number, check) in (1..).zip(&given) {
+            let usual = checks::usual_id(&id, number, many);
+            self.permit_check_id(who, node, &checks::id_of(check, &usual)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The right to take this id for a check of a service: on our own node an id means one
+    /// check (`agent/check/pass`), and whose it was could not say how it stands any more.
+    async fn permit_check_id(&self, who: &Who, node: &str, id: &str) -> Result<(), Refusal> {
+        if node != self.node.name {
+            return Ok(());
+        }
+        need_writes(who, self.owners_on(node, id))?;
+        match self.has_node_check(node, id).await? {
+            true => who.need_write(Resource::Node, node),
+            false => Ok(()),
+        }
     }
 
     /// The right to say how a check stands, or to remove it: it is a service's, or our
@@ -268,11 +290,11 @@ impl Front {
     pub(crate) async fn permit_enrol(&self, who: &Who, fields: &Fields) -> Result<(), Refusal> {
         let name = fields.text("node")?;
         let service = fields.object("service")?;
-        let mut checks = fields.objects("checks")?;
-        checks.extend(fields.object("check")?);
+        let mut given = fields.objects("checks")?;
+        given.extend(fields.object("check")?);
         if !who.authority.allows(Resource::Node, &name, Access::Write) {
             who.need_some(Resource::Service)?;
-            let nothing_else = service.is_none() && checks.is_empty();
+            let nothing_else = service.is_none() && given.is_empty();
             if nothing_else || self.changes_node(&name, fields).await? {
                 return Err(who.lacks(Resource::Node, &name, Access::Write));
             }
@@ -280,7 +302,7 @@ impl Front {
         if let Some(service) = &service {
             self.permit_registration(who, &name, service).await?;
         }
-        for check in &checks {
+        for check in &given {
             let id = check.text("serviceid")?;
             if id.is_empty() {
                 who.need_write(Resource::Node, &name)?;
@@ -288,6 +310,11 @@ impl Front {
                 who.need_some(Resource::Service)?;
             }
             need_writes(who, self.instances_on(&name, &id))?;
+            if !id.is_empty() {
+                let usual = checks::usual_id(&id, 1, false);
+                let id = checks::id_of(check, &usual)?;
+                self.permit_check_id(who, &name, &id).await?;
+            }
         }
         Ok(())
     }

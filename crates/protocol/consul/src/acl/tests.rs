@@ -592,6 +592,62 @@ async fn a_check_of_a_node_is_changed_by_who_may_write_the_node_alone() {
     }
 }
 
+/// Neither comes between a check and whoever says how it stands.
+#[tokio::test]
+async fn a_service_does_not_take_the_id_of_anothers_check_along() {
+    let world = front(false, Some(ROOT), None).await;
+    world.seed().await;
+    let mine = world.token(r#"service "web" { policy = "write" }"#).await;
+    let service = json!({ "Name": "web", "ID": "web", "Port": 1 });
+    world
+        .put(&mine, "/v1/agent/service/register", &service)
+        .await;
+    for id in ["hidden-check", "hidden-own"] {
+        let mut with = service.clone();
+        with["Check"] = json!({ "CheckID": id, "TTL": "1m" });
+        let beside = json!({
+            "Node": "n", "SkipNodeUpdate": true,
+            "Check": { "CheckID": id, "ServiceID": "web", "Status": "passing" },
+        });
+        let within = json!({ "Node": "n", "SkipNodeUpdate": true, "Service": with });
+        for (path, body) in [
+            ("agent/service/register", &with),
+            ("catalog/register", &beside),
+            ("catalog/register", &within),
+        ] {
+            let path = format!("/v1/{path}");
+            world.refused(&mine, "PUT", &path, body, 403).await;
+        }
+        let op = json!([{ "Check": { "Verb": "set", "Check": {
+            "Node": "n", "CheckID": id, "ServiceID": "web", "Status": "passing",
+        } } }]);
+        world.refused(&mine, "PUT", "/v1/txn", &op, 409).await;
+    }
+    // His own again, and one that nobody has.
+    for id in ["own", "own", "service:web"] {
+        let mut with = service.clone();
+        with["Check"] = json!({ "CheckID": id, "TTL": "1m" });
+        world.put(&mine, "/v1/agent/service/register", &with).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_another_node_takes_no_place_on_ours() {
+    let world = front(false, Some(ROOT), None).await;
+    let far = json!({ "Node": "far", "Address": "10.0.0.1" });
+    world.put(ROOT, "/v1/catalog/register", &far).await;
+    let here = json!({ "Name": "other", "ID": "web@far", "Port": 1 });
+    world.put(ROOT, "/v1/agent/service/register", &here).await;
+    let mine = world.token(r#"service "web" { policy = "write" }"#).await;
+    let body = json!({
+        "Node": "far", "SkipNodeUpdate": true,
+        "Service": { "Service": "web", "ID": "web", "Port": 1 },
+    });
+    world.put(&mine, "/v1/catalog/register", &body).await;
+    let services = world.get(ROOT, "/v1/agent/services").await;
+    assert_eq!(services["web@far"]["Service"], "other", "{services}");
+}
+
 #[tokio::test]
 async fn an_operation_on_the_catalogue_needs_what_its_endpoint_needs() {
     let world = front(false, Some(ROOT), None).await;

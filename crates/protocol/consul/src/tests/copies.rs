@@ -102,6 +102,18 @@ async fn a_copy_looks_as_its_original() {
 }
 
 #[tokio::test]
+async fn a_copy_takes_no_client_of_another_services_id_away() {
+    let target = world().await;
+    target
+        .register(&json!({ "Name": "other", "ID": "web-1", "Port": 1 }))
+        .await;
+    let items = vec![copying::register(&web("n", "passing"))];
+    target.statuses(items).await;
+    let (_, rows) = target.health("other", "").await;
+    assert_eq!(rows[0]["Service"]["ID"], "web-1");
+}
+
+#[tokio::test]
 async fn what_has_switched_is_neither_changed_nor_removed() {
     let target = world().await;
     let items = |status: &str| {
