@@ -175,6 +175,10 @@ pub struct Endpoint {
 pub struct Secret(String);
 
 impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself, for whoever compares or sends it.
     pub fn expose(&self) -> &str {
         &self.0

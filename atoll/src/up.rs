@@ -35,7 +35,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Secret};
 use crate::paint::Paint;
 use live::{Live, Parts};
 pub(crate) use picture::listener_url;
@@ -253,10 +253,15 @@ async fn start(
     if let (Some(store), None) = (&shared, &names_of.node) {
         names_of.node = Some(dns::node_of_all(store).await?);
     }
-    serve_fronts(&control_plane, listeners, &live, &loaded, &names_of, store).await?;
+    let token = admin_token(&loaded, screen)?;
+    let fronts = Fronts {
+        loaded: &loaded,
+        names: &names_of,
+        token: token.as_ref(),
+    };
+    serve_fronts(&control_plane, listeners, &live, fronts, store).await?;
     fleet.apply(loaded.workloads.clone()).await?;
-    let token = loaded.admin_token.as_ref();
-    let run_file = RunFile::write(data_dir, &loaded.file, &names, token)
+    let run_file = RunFile::write(data_dir, &loaded.file, &names, token.as_ref())
         .with_context(|| format!("cannot write to {}", data_dir.display()))?;
     if loaded.listen.console.is_none() {
         screen
@@ -302,17 +307,40 @@ async fn open_stores(
     Ok(Stores { shared, own })
 }
 
+/// The file's token. Where Consul's ACLs say who may do what there must be one: who may
+/// register a check has us send requests to what listens on this machine only.
+fn admin_token(loaded: &Loaded, screen: &Screen) -> anyhow::Result<Option<Secret>> {
+    if loaded.admin_token.is_some() || !loaded.consul.acl.enabled {
+        return Ok(loaded.admin_token.clone());
+    }
+    screen.say(
+        "ACLs are on without an `admin_token`: one was made for this run, which `atoll status` and its like have",
+    );
+    let bits = u128::from_be_bytes(atoll_runtime::unguessable()?);
+    Ok(Some(Secret::new(format!("{bits:032x}"))))
+}
+
+/// What the fronts must know.
+struct Fronts<'a> {
+    loaded: &'a Loaded,
+    names: &'a config::Dns,
+    token: Option<&'a Secret>,
+}
+
 /// Serves everybody who is not a request for a service: the admin API, names, and
 /// the protocols of other registries.
 async fn serve_fronts(
     tasks: &Tasks,
     listeners: Listeners,
     live: &Arc<Live>,
-    loaded: &Loaded,
-    names: &config::Dns,
+    fronts: Fronts<'_>,
     store: Store,
 ) -> anyhow::Result<()> {
-    let token = loaded.admin_token.as_ref();
+    let Fronts {
+        loaded,
+        names,
+        token,
+    } = fronts;
     if let Some(console) = listeners.console {
         let control = control::OverLive {
             live: Arc::clone(live),
@@ -324,8 +352,9 @@ async fn serve_fronts(
         atoll_console::start(tasks, console, settings, Arc::new(control))?;
     }
     if let Some(eureka) = listeners.eureka {
-        // Clients on this machine send no token, and nobody else reaches it there.
-        let open = !eureka.local_addr()?.ip().is_loopback();
+        // Clients on this machine send no token, and nobody else reaches it there, unless
+        // by a check that Consul's front was given.
+        let open = !eureka.local_addr()?.ip().is_loopback() || loaded.consul.acl.enabled;
         let settings = atoll_eureka::Settings {
             write_token: token
                 .filter(|_| open)
