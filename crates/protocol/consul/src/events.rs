@@ -11,6 +11,7 @@ use atoll_store::{KeyValue, Op, Span, Txn};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::acl::Resource;
 use crate::filter::regex;
 use crate::server::{Answer, Asked, Front};
 use crate::translate::{definition, shown_name};
@@ -123,28 +124,36 @@ impl Front {
             None => Span::prefix(EVENTS),
         };
         let found = self.keys_after(span.clone(), EVENTS_MARK, 0, asked).await?;
-        let mut events = self.events_of(&found.items, name)?;
+        let mut events = self.events_of(&found.items, name, asked)?;
         if asked.wait.index != 0 && asked.wait.index == index_of(&events) {
             let seen = found.index;
             let found = self.keys_after(span, EVENTS_MARK, seen, asked).await?;
-            events = self.events_of(&found.items, name)?;
+            events = self.events_of(&found.items, name, asked)?;
         }
         Ok(Answer::at(index_of(&events), Reply::json(events)))
     }
 
-    /// The latest events that are for us, oldest first.
+    /// The latest events that are for us and that the caller may see, oldest first. Who
+    /// may not see the last one cannot compute an index that is made of it.
     fn events_of(
         &self,
         items: &[Arc<KeyValue>],
         name: Option<&str>,
+        asked: &Asked,
     ) -> Result<Vec<Value>, Refusal> {
+        let authority = asked.caller.who()?.authority;
         let mut items = items.to_vec();
         items.sort_by_key(|kept| kept.mod_revision);
         let mut ours = Vec::new();
         for event in items.iter().filter_map(shown) {
             // `a/b` stands below `a`, too.
-            if name.is_none_or(|name| event["Name"] == name) && self.is_for_us(&event)? {
-                ours.push(event);
+            if name.is_some_and(|name| event["Name"] != name) || !self.is_for_us(&event)? {
+                continue;
+            }
+            let name = event["Name"].as_str().unwrap_or_default();
+            match authority.reads(Resource::Event, name) {
+                true => ours.push(event),
+                false => asked.caller.note_filtered(),
             }
         }
         let over = ours.len().saturating_sub(EVENTS_MAX);

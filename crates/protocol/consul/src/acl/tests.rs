@@ -518,6 +518,34 @@ async fn who_is_woken_is_told_what_he_would_be_told_at_once() {
     }
 }
 
+/// Clients compute the index of a list from the last event in it.
+#[tokio::test]
+async fn the_index_of_a_list_of_events_is_of_what_may_be_seen() {
+    let world = front(false, Some(ROOT), None).await;
+    let token = world.token(r#"event "open" { policy = "read" }"#).await;
+    let of = async |token: &str, path: &str| {
+        let told = world.ask(token, "GET", path, &Value::Null).await;
+        let index = told.headers["x-consul-index"].to_str().unwrap();
+        (text(&told), index.to_owned(), told.headers.len())
+    };
+    let fire = async |name: &str| {
+        let path = format!("/v1/event/fire/{name}");
+        world.put(ROOT, &path, &Value::Null).await;
+    };
+    fire("open").await;
+    let before = of(&token, "/v1/event/list").await;
+    assert!(before.0.contains("open"));
+    fire("hidden").await;
+    let after = of(&token, "/v1/event/list").await;
+    assert_eq!((&after.0, &after.1), (&before.0, &before.1));
+    assert_eq!(after.2, before.2 + 1, "that something was left out");
+    // With it one waits, and for what may be seen.
+    let path = format!("/v1/event/list?index={}&wait=60s", after.1);
+    let (woken, ()) = tokio::join!(of(&token, &path), fire("open"));
+    assert_ne!(woken.1, after.1);
+    assert_eq!(woken.0.matches("open").count(), 2);
+}
+
 #[tokio::test]
 async fn a_check_of_a_node_is_changed_by_who_may_write_the_node_alone() {
     let world = front(false, Some(ROOT), None).await;
