@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::acl::Resource;
-use crate::filter::regex;
+use crate::filter::small_regex;
 use crate::server::{Answer, Asked, Front};
 use crate::translate::{definition, shown_name};
 use crate::wire::{Refusal, Reply, base64};
@@ -74,7 +74,7 @@ impl Front {
         let filter = |key| asked.query.get(key).unwrap_or_default();
         let filters = ["node", "service", "tag"].map(|key| (key, filter(key)));
         for (key, text) in filters {
-            regex(text).map_err(|error| failed(format!("Invalid {key} filter: {error}")))?;
+            small_regex(text).map_err(|error| failed(format!("Invalid {key} filter: {error}")))?;
         }
         let [(_, node), (_, service), (_, tag)] = filters;
         if !tag.is_empty() && service.is_empty() {
@@ -165,7 +165,7 @@ impl Front {
     fn is_for_us(&self, event: &Value) -> Result<bool, Refusal> {
         let filter = |key| {
             let text = event[key].as_str().filter(|text| !text.is_empty());
-            text.map(regex).transpose().map_err(Refusal::bad)
+            text.map(small_regex).transpose().map_err(Refusal::bad)
         };
         let (node, service) = (filter("NodeFilter")?, filter("ServiceFilter")?);
         let tag = filter("TagFilter")?;

@@ -23,6 +23,12 @@ const DEPTH_MAX: usize = 64;
 /// Bytes that one compiled regular expression may take: `(a{1000}){1000}` is short.
 const REGEX_BYTES_MAX: usize = 256 * 1024;
 
+/// The same for one of the hundreds that a list of events tries, whoever asks for it.
+const SMALL_REGEX_BYTES_MAX: usize = 16 * 1024;
+
+/// Regular expressions of one filter: each is compiled for each request.
+const MATCHES_MAX: usize = 8;
+
 /// A parsed expression.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Node);
@@ -57,7 +63,11 @@ impl Filter {
     /// Reads an expression.
     pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
         let parsed = tokens(text).and_then(|tokens| {
-            let mut parser = Parser { tokens, at: 0 };
+            let mut parser = Parser {
+                tokens,
+                at: 0,
+                matches: 0,
+            };
             let node = parser.or(0)?;
             match parser.peek() {
                 None => Ok(node),
@@ -248,6 +258,8 @@ fn quoted(rest: &str, quote: char) -> Result<(String, usize), String> {
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
+    /// Regular expressions so far.
+    matches: usize,
 }
 
 impl Parser {
@@ -340,6 +352,10 @@ impl Parser {
             return Ok(negate(Node::Match(selector, test), negated));
         }
         if self.takes("matches") {
+            self.matches += 1;
+            if self.matches > MATCHES_MAX {
+                return Err(format!("a filter may have {MATCHES_MAX} `matches`"));
+            }
             let test = Test::Matches(regex(&self.value()?)?);
             return Ok(negate(Node::Match(selector, test), negated));
         }
@@ -390,8 +406,17 @@ impl Parser {
 
 /// A regular expression of a stranger's, within bounds.
 pub(crate) fn regex(text: &str) -> Result<Regex, String> {
+    regex_within(text, REGEX_BYTES_MAX)
+}
+
+/// One that is cheap to compile: names and a few wildcards.
+pub(crate) fn small_regex(text: &str) -> Result<Regex, String> {
+    regex_within(text, SMALL_REGEX_BYTES_MAX)
+}
+
+fn regex_within(text: &str, bytes_max: usize) -> Result<Regex, String> {
     let limits = Regex::config()
-        .nfa_size_limit(Some(REGEX_BYTES_MAX))
+        .nfa_size_limit(Some(bytes_max))
         .hybrid(false)
         .dfa(false);
     let built = Regex::builder().configure(limits).build(text);
@@ -412,6 +437,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn regular_expressions_are_few_and_those_of_events_small() {
+        let many = |count: usize| vec![r#"A matches "b""#; count].join(" or ");
+        assert!(Filter::parse(&many(MATCHES_MAX)).is_ok());
+        let refused = Filter::parse(&many(MATCHES_MAX + 1)).err().unwrap();
+        assert!(refused.text.contains("8 `matches`"), "{}", refused.text);
+        assert!(small_regex("web-.*|api[0-9]+").is_ok());
+        assert!(small_regex(r"\w{7}").is_err());
+    }
 
     fn entry() -> Value {
         json!({
