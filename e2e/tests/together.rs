@@ -184,6 +184,11 @@ fn indexes_keys_and_locks_mean_the_same_to_all() {
         let found = answer.json().as_array().map(Vec::len) == Some(1);
         found.then(|| answer.header("x-consul-index").map(str::to_owned))?
     });
+    // One that has not heard of it yet answers at once, as to an index of another life.
+    eventually("the second has it at the same index", || {
+        let answer = http::get(&consul[1], path).ok()?;
+        (answer.header("x-consul-index") == Some(&index[..])).then_some(())
+    });
     let (address, path) = (consul[1].clone(), format!("{path}?index={index}&wait=60s"));
     let waiting = thread::spawn(move || http::get(&address, &path));
     assert_eq!(register(together.at(2), "i2", "b").status, 200);
