@@ -127,9 +127,7 @@ impl Owner {
                             link.doubts.insert(key.clone());
                         }
                     }
-                    for (reply, result) in link.written(&written.outcomes, written.waiting) {
-                        drop(reply.send(result));
-                    }
+                    link.written(&written.outcomes, written.waiting);
                 }
             }
         }
@@ -312,9 +310,7 @@ async fn listen(link: Option<Link>) {
     let Some(mut link) = link else { return };
     while let Some(told) = link.news.recv().await {
         if let News::Written(written) = told {
-            for (reply, result) in link.written(&written.outcomes, written.waiting) {
-                drop(reply.send(result));
-            }
+            link.written(&written.outcomes, written.waiting);
         }
     }
     link.answer(None);

@@ -114,13 +114,12 @@ impl Link {
         }
     }
 
-    /// Notes who waits for which revision; gives those who can be answered at once.
+    /// Notes who waits for which revision, and answers those who need not wait.
     pub(crate) fn written(
         &mut self,
         outcomes: &BTreeMap<String, (u64, Outcome)>,
         waiting: Vec<(Reply, Awaited)>,
-    ) -> Vec<(Reply, Result<Revision, RegistryError>)> {
-        let mut now = Vec::new();
+    ) {
         for (reply, awaited) in waiting {
             let Awaited::Key(key, event) = awaited else {
                 continue;
@@ -144,9 +143,9 @@ impl Link {
                 }
                 Some(Outcome::Raced(_)) | None => Err(RegistryError::Raced { key }),
             };
-            now.push((reply, result));
+            // Who asked may have gone away.
+            drop(reply.send(result));
         }
-        now
     }
 
     /// Answers those who wait for a revision up to `fed`; all of them with none.
